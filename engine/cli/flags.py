@@ -64,7 +64,18 @@ IDLE = (
     Idle("discover", "--excel", never="--format=table --format=yaml --format=jsonl"),
     Idle("report", "--json", never="--format=csv --format=text --format=html"),
     Idle("report", "--ticket", needs="--format=html", words="--ticket goes with --format html"),
-    Idle("schedule", "--image", needs="--format=k8s"),
+    Idle("schedule", "--image", needs="--format=k8s --format=compose"),
+    Idle("schedule", "--database", never="--format=compose",
+         words="--format compose brings a database of its own; leave --database away"),
+    Idle("schedule", "--format=compose", needs="--worker",
+         words="--format compose is for --worker: it starts nothing at set times"),
+    Idle("schedule", "--lanes", needs="--worker"),
+    Idle("schedule", "--program", needs="--worker"),
+    *(
+        Idle("schedule", flag, never="--worker", words=f"{flag} is for the runs of a job, and --worker has none")
+        for flag in (each.flag for each in WITH_FLAG.values())
+    ),
+    *(Idle("schedule", flag, never="--worker") for flag in ("--tend", "--no-tend", "--every", "JOB")),
     *(
         Idle("schedule", flag, never="--tend", words=f"{flag} is for the runs of a job, and --tend has none")
         for flag in ("--endpoint", *(each.flag for each in WITH_FLAG.values()))

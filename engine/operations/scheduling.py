@@ -1,6 +1,7 @@
 """Make the units by which a scheduler starts a job in its window, and find what they will not have at night.
 
-With them go the units of `tend`, which does what is due after runs: one set serves all jobs of a state directory.
+With them go the units of `tend`, which does what is due after runs: one set serves all jobs of a state directory. And
+units of workers, which are kept going.
 """
 
 from __future__ import annotations
@@ -33,7 +34,18 @@ from engine.outside.foreign import pasted
 from engine.outside.trust import read_regular
 from engine.run.endings import orderly_end_s
 from engine.schedule.envlines import READERS, EnvLines, read_as
-from engine.schedule.units import Schedule, Started, Tending, Times, UnitFile, every_days, lasting_problem
+from engine.schedule.units import (
+    READY_FILE,
+    ForAll,
+    Schedule,
+    Started,
+    Tending,
+    Times,
+    UnitFile,
+    Working,
+    every_days,
+    lasting_problem,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,6 +53,7 @@ if TYPE_CHECKING:
     from engine.inputs.job import Job
     from engine.inputs.settings import Settings
     from engine.operations.terms import Terms
+    from engine.schedule.k8s import Pod
 
 ENV_FILE = "/etc/acctops/env"
 """Where keys are looked for unless another file is named; it may be missing."""
@@ -50,6 +63,12 @@ _AHEAD_DAYS = 5 * 366
 """How many days ahead changes of summer time are looked at; the rules of zones are seldom known further."""
 _SKIPS_NAMED = 3
 MOST_ENV = 1 << 20
+_LIBPQ = ("PGHOST", "PGPORT", "PGUSER", "PGSERVICE", "PGSSLMODE", "PGGSSENCMODE", "PGCHANNELBINDING")
+"""Variables that say which database is meant, and as which role: they go into the units."""
+_LIBPQ_FILES = ("PGSERVICEFILE", "PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY")
+"""Variables that name files of this machine, likewise, where the units are for this machine."""
+_IN_CONTAINERS = ("k8s", "compose")
+"""The formats whose programs run in containers."""
 _HOST_ID = "ACCTOPS_HOST_ID"
 """The variable with the name of this host, to which a state directory belongs."""
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,10}")
@@ -60,36 +79,41 @@ class Wish(Struct, frozen=True, kw_only=True):
     """What a user asks of a schedule; texts are as typed."""
 
     form: str
-    """systemd, cron or k8s."""
+    """systemd, cron, k8s or compose."""
     user: str | None = None
     env_file: str | None = None
     every: str | None = None
     image: str | None = None
     no_tend: bool = False
     """Whether the units of a job go without those of `tend`."""
+    lanes: int | None = None
+    """How many lanes a worker may have at a time."""
+    programs: tuple[str, ...] = ()
+    """What a worker runs if a run names it."""
 
 
 class Units(Struct, frozen=True, kw_only=True):
-    """The files that start a job and `tend`, or one of them, and what they are made from."""
+    """The files that start a job and `tend`, one of them, or a worker, and what they are made from."""
 
     form: str
     schedule: Schedule | None
     files: tuple[UnitFile, ...]
     """Those of the job."""
-    tending: Tending | None
-    tend_files: tuple[UnitFile, ...]
+    common: ForAll | None
+    common_files: tuple[UnitFile, ...]
+    """Those of `tend`, or of workers."""
     wish: Wish
 
     @property
     def all_files(self) -> tuple[UnitFile, ...]:
-        """Those of the job, then those of `tend`."""
-        return (*self.files, *self.tend_files)
+        """Those of the job, then those of `tend` or of workers."""
+        return (*self.files, *self.common_files)
 
     def write(self, into: str, tell: Tell) -> list[str]:
         """Write the files to a directory; return what was written, and what to type next."""
         directory = Path(_canonical(into))
-        again = _again(self.tending, self.wish, directory) if self.tending is not None else ""
-        write(self.files, self.tend_files, directory, self.schedule, self.tending, again, tell)
+        again = _again(self.common, self.wish, directory) if isinstance(self.common, Tending) else ""
+        write(self.files, self.common_files, directory, self.schedule, self.common, again, tell)
         return then(self.form, self.all_files, directory)
 
 
@@ -117,8 +141,8 @@ def units_of(terms: Terms, job_path: str, wish: Wish) -> Units:
         form=form,
         schedule=schedule,
         files=_files(schedule, settings, mounted, job.path, wish),
-        tending=tending,
-        tend_files=_files_of_tend(tending, terms, folder, settings, wish) if tending is not None else (),
+        common=tending,
+        common_files=_files_of_all(tending, terms, folder, settings, wish) if tending is not None else (),
         wish=wish,
     )
 
@@ -133,41 +157,85 @@ def tend_units_of(terms: Terms, wish: Wish) -> Units:
     about += [*_not_mounted(form, None, settings), *_untold(settings)]
     for warning in (*settings.warnings, *about):
         terms.tell(Warned(warning, always=True))
-    files = _files_of_tend(tending, terms, folder, settings, wish)
-    return Units(form=form, schedule=None, files=(), tending=tending, tend_files=files, wish=wish)
+    files = _files_of_all(tending, terms, folder, settings, wish)
+    return Units(form=form, schedule=None, files=(), common=tending, common_files=files, wish=wish)
 
 
-def _files_of_tend(
-    tending: Tending, terms: Terms, folder: Path, settings: Settings, wish: Wish
-) -> tuple[UnitFile, ...]:
+def worker_units_of(terms: Terms, wish: Wish) -> Units:
+    """Return the units of a worker, by what holds in the current directory; tell what it will not find.
+
+    A compose file has a database of its own, whatever config and environment say. UsageError if there is none.
+    """
+    form, folder, settings = wish.form, _here(), terms.settings(None)
+    if form == "cron":
+        raise UsageError("--worker keeps a process going, and cron does not: --format systemd, k8s or compose")
+    _need_image(wish)
+    if form == "compose":
+        from engine.schedule.compose import WORKER_URL
+
+        settings = replace(settings, database=WORKER_URL)
+    if settings.database is None:
+        raise UsageError("a worker takes its work from a database: add --database URL")
+    working = _working(terms, folder, settings, wish)
+    about = [*_of_own_config(working), *_of_keys(form, None, settings, working), *_not_mounted(form, None, settings)]
+    if form in _IN_CONTAINERS:
+        about += [f"--program {name} must be in the image" for name in wish.programs]
+    for warning in (*settings.warnings, *about):
+        terms.tell(Warned(warning, always=True))
+    files = _files_of_all(working, terms, folder, settings, wish)
+    return Units(form=form, schedule=None, files=(), common=working, common_files=files, wish=wish)
+
+
+def _files_of_all(common: ForAll, terms: Terms, folder: Path, settings: Settings, wish: Wish) -> tuple[UnitFile, ...]:
     mounted = [config.path for config in terms.configs(folder).files]
-    return _files(tending, settings, mounted, "acctops tend", wish)
+    return _files(common, settings, mounted, common.command, wish)
 
 
-def _files(
-    started: Schedule | Tending, settings: Settings, mounted: Sequence[str], what: str, wish: Wish
-) -> tuple[UnitFile, ...]:
-    """Return the files in the format that is asked for; `mounted` is for pods, `what` for an error."""
-    if wish.form == "k8s":
-        from engine.schedule import k8s
-
-        pod = _pod(started, settings, mounted, str(wish.image))
-        return tuple(k8s.files(started, pod) if isinstance(started, Schedule) else k8s.tend_files(started, pod))
+def _files(started: Started, settings: Settings, mounted: Sequence[str], what: str, wish: Wish) -> tuple[UnitFile, ...]:
+    """Return the files in the format that is asked for; `mounted` is for containers, `what` for an error."""
+    if wish.form in _IN_CONTAINERS:
+        return tuple(_in_containers(started, _pod(started, settings, mounted, str(wish.image)), wish.form))
     if wish.form == "systemd":
         from engine.schedule import systemd
 
-        return tuple(systemd.files(started) if isinstance(started, Schedule) else systemd.tend_files(started))
+        match started:
+            case Schedule():
+                return tuple(systemd.files(started))
+            case Tending():
+                return tuple(systemd.tend_files(started))
+            case Working():
+                return tuple(systemd.worker_files(started))
     from engine.schedule import cron
 
     try:
-        return tuple(cron.files(started) if isinstance(started, Schedule) else cron.tend_files(started))
+        match started:
+            case Schedule():
+                return tuple(cron.files(started))
+            case Tending():
+                return tuple(cron.tend_files(started))
     except ValueError as error:
         raise UsageError(f"{what}: {error}") from None
+    raise AssertionError(f"{wish.form} starts no {what}")
+
+
+def _in_containers(started: Started, pod: Pod, form: str) -> list[UnitFile]:
+    from engine.schedule import compose, k8s
+
+    match started:
+        case Schedule() if form == "k8s":
+            return k8s.files(started, pod)
+        case Tending() if form == "k8s":
+            return k8s.tend_files(started, pod)
+        case Working():
+            return compose.worker_files(started, pod) if form == "compose" else k8s.worker_files(started, pod)
+    raise UsageError(f"--format {form} is for workers alone: it starts nothing at set times")
 
 
 def _need_image(wish: Wish) -> None:
-    if wish.form == "k8s" and wish.image is None:
-        raise UsageError("--format k8s needs --image: the container image that has acctops, such as registry/acctops:1")
+    if wish.form in _IN_CONTAINERS and wish.image is None:
+        raise UsageError(
+            f"--format {wish.form} needs --image: the container image that has acctops, such as registry/acctops:1"
+        )
 
 
 def _check_every(every: str | None) -> None:
@@ -195,11 +263,33 @@ def _tending(terms: Terms, folder: Path, settings: Settings, every: str, wish: W
         state_dir=settings.kept_in if settings.database is not None else _canonical(settings.state_dir),
         directory=_home_of_configs(folder),
         stop_s=orderly_end_s(_settings_of_tend(terms, folder, settings).timeout_s),
-        **_environs(wish),
+        **_environs(wish, settings),
     )
     if not profiles and (said := _variable("profile")):
         found = replace(found, environment={**found.environment, "ACCTOPS_PROFILE": said})
-    _check_words(found)
+    _check_words(found, settings)
+    return found
+
+
+def _working(terms: Terms, folder: Path, settings: Settings, wish: Wish) -> Working:
+    """Return a worker; a profile of the environment stays there, as for `tend`."""
+    program = _program(wish.form)
+    profiles = [word for each in terms.profiles for word in ("--profile", each)]
+    endpoints = [word for each in terms.endpoints for word in ("--endpoint", each)]
+    lanes = ["--lanes", str(wish.lanes)] if wish.lanes is not None else []
+    programs = [word for each in wish.programs for word in ("--program", each)]
+    ready = ["--ready-file", READY_FILE] if wish.form in _IN_CONTAINERS else []
+    found = Working(
+        work=(*program, "worker", *_common(terms, settings), *lanes, *programs, *ready, *endpoints, *profiles),
+        migrate=(*program, "database", "migrate"),
+        state_dir=settings.kept_in,
+        directory=_home_of_configs(folder),
+        stop_s=orderly_end_s(settings.timeout_s),
+        **_environs(wish, settings),
+    )
+    if not profiles and (said := _variable("profile")):
+        found = replace(found, environment={**found.environment, "ACCTOPS_PROFILE": said})
+    _check_words(found, settings)
     return found
 
 
@@ -251,28 +341,31 @@ def _schedule(job: Job, terms: Terms, settings: Settings, skips: Sequence[Skippe
         stop_s=orderly_end_s(settings.timeout_s),
         late_openings=_late_openings(skips),
         zone_file=_zone_file(job.window.timezone),
-        **_environs(wish),
+        **_environs(wish, settings),
     )
-    _check_words(schedule)
+    _check_words(schedule, settings)
     return schedule
 
 
-def _environs(wish: Wish) -> dict[str, Any]:
+def _environs(wish: Wish, settings: Settings) -> dict[str, Any]:
     """Return the fields of `Started` that are the same for whatever is started. Any: their values."""
     return {
         "user": _user(wish.user),
         "env_file": _canonical(wish.env_file or ENV_FILE),
         "env_file_may_miss": wish.env_file is None,
-        "environment": _environment(wish.form),
+        "environment": _environment(wish.form, settings),
     }
 
 
-def _check_words(started: Started) -> None:
+def _check_words(started: Started, settings: Settings) -> None:
     """Raise UsageError for what cannot stand in a unit."""
-    if "'" in started.overdue[0]:
-        raise UsageError(f"{started.overdue[0]}: systemd starts no program with ' in its path; install it elsewhere")
+    program = started.words[0]
+    if "'" in program:
+        raise UsageError(f"{program}: systemd starts no program with ' in its path; install it elsewhere")
     for said in started.words:
-        if (problem := lasting_problem(said)) is not None:
+        # A URL is an argument, always quoted, and no path: its parameters begin with a question mark.
+        plain = said.replace("?", "", 1) if said == settings.database else said
+        if (problem := lasting_problem(plain)) is not None:
             raise UsageError(f"{said!r} cannot stand in a unit: it {problem}; move or rename it")
 
 
@@ -319,7 +412,7 @@ def _variable(flag: str) -> str:
 
 def _program(form: str) -> tuple[str, ...]:
     """Return the command that runs now, by its absolute path, as PATH is short at night; in a container the name."""
-    if form == "k8s":
+    if form in _IN_CONTAINERS:
         return ("acctops",)
     python = Path(_canonical(sys.executable))
     script = python.with_name("acctops")
@@ -337,19 +430,30 @@ def _user(said: str | None) -> str:
         return str(os.getuid())
 
 
-def _environment(form: str) -> dict[str, str]:
+def _environment(form: str, settings: Settings) -> dict[str, str]:
     """Return the variables that have to be set at night, too.
 
     XDG_CONFIG_HOME, if it is set and the user's own config lies there; and the name of the host, if it is said, as in
-    pods, which have none that lasts: there it is that of the volume.
+    pods, which have none that lasts: there it is that of the volume. With a database what says where it is, which host
+    this is does not matter, and a container has a directory for what is its own.
     """
+    if form == "compose":
+        from engine.schedule.compose import STATE_DIR
+
+        return {"ACCTOPS_STATE_DIR": STATE_DIR}  # a database of its own, and the configs that it mounts
     found = {}
+    if settings.database is not None:
+        found = {name: os.environ[name] for name in _LIBPQ if os.environ.get(name)}
+        if form not in _IN_CONTAINERS:
+            found |= {name: _canonical(os.environ[name]) for name in _LIBPQ_FILES if os.environ.get(name)}
+        else:
+            found["ACCTOPS_STATE_DIR"] = _canonical(settings.state_dir)
     base = os.environ.get("XDG_CONFIG_HOME")
     path = user_config(os.environ)
     if base and path is not None and path.is_file():
         found["XDG_CONFIG_HOME"] = base
     host = os.environ.get(_HOST_ID)
-    if form == "k8s" and not host:
+    if form == "k8s" and not host and settings.database is None:
         from engine.schedule.k8s import STATE
 
         host = STATE
@@ -420,6 +524,7 @@ def _asked_for(job: Job | None, settings: Settings) -> list[str]:
     deciding = sorted(name for name in os.environ if name.startswith(_DECIDING) and not name.endswith("_REGION"))
     passwords = job.passwords if job is not None else None
     own = [passwords.env if passwords is not None else "", settings.notify.url_env if settings.notify else ""]
+    own += ["PGPASSWORD"] if settings.database is not None else []
     return [*dict.fromkeys((*deciding, *PROXIES, *EXCEPTIONS, *BUNDLES, *filter(None, own)))]
 
 
@@ -470,7 +575,7 @@ def _zone_file(zone: str) -> str:
     return next((place for place in places if Path(place).exists()), "".join(places[-1:]))
 
 
-def _pod(started: Started, settings: Settings, mounted: Sequence[str], image: str) -> Any:  # Any: k8s.Pod
+def _pod(started: Started, settings: Settings, mounted: Sequence[str], image: str) -> Pod:
     from engine.schedule.k8s import Pod
 
     if started.user.isdigit():
@@ -486,14 +591,26 @@ def _pod(started: Started, settings: Settings, mounted: Sequence[str], image: st
     for path in paths:
         if (problem := lasting_problem(path)) is not None:
             raise UsageError(f"{path!r} cannot be mounted: it {problem}; move or rename it")
-    return Pod(image=image, user_id=number, state_dir=_canonical(settings.state_dir), mounted=paths)
+    return Pod(
+        image=image,
+        user_id=number,
+        state_dir=_canonical(settings.state_dir),
+        mounted=paths,
+        has_database=settings.database is not None,
+    )
 
 
 def _not_mounted(form: str, job: Job | None, settings: Settings) -> list[str]:
     """Return in words what a container will not find: secrets do not belong in a ConfigMap."""
-    if form != "k8s":
+    if form not in _IN_CONTAINERS:
         return []
     found = []
+    if form == "k8s" and settings.database is not None:
+        for name in filter(os.environ.get, _LIBPQ_FILES):
+            instead = (
+                "say the password as PGPASSWORD in acctops-env" if name == "PGPASSFILE" else "it must be in the image"
+            )
+            found.append(f"{name}: is not in the pod; {instead}")
     notify = settings.notify
     if notify is not None and notify.url_file:
         found.append(

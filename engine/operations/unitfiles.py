@@ -1,7 +1,7 @@
 """Write units to disk: each file whole, and only in place of one that acctops made for the same job or state directory.
 
 Many jobs have the units of `tend` in common. So a job's schedule leaves them as they are, and is refused if they would
-have to be others; `schedule --tend` makes them anew.
+have to be others; `schedule --tend` makes them anew. Units of workers serve all runs of a database likewise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from engine.errors import RefusedError, UsageError
 from engine.operations.events import Tell, Warned
 from engine.outside.foreign import pasted
 from engine.outside.trust import Trust, read_regular, replace_whole
-from engine.schedule.units import MADE, Schedule, Tending, UnitFile, job_file_of, state_dir_of
+from engine.schedule.units import MADE, ForAll, Schedule, UnitFile, job_file_of, state_dir_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,24 +35,24 @@ def together(files: Sequence[UnitFile]) -> str:
 
 def write(
     files: Sequence[UnitFile],
-    tend_files: Sequence[UnitFile],
+    common_files: Sequence[UnitFile],
     into: Path,
     schedule: Schedule | None,
-    tending: Tending | None,
+    common: ForAll | None,
     again: str,
     tell: Tell,
 ) -> None:
     """Write each file whole, under its name; never through a link, and only in place of one that is ours to replace.
 
-    `again` is the command that makes the units of `tend` anew.
+    `common_files` serve all runs of a state directory; `again` is the command that makes them anew.
     """
     for file in files:
         if schedule is not None and (text := _ours(into / file.name)) is not None:
             _refuse_other_job(into / file.name, text, schedule)
-    for file in tend_files:
-        if tending is not None and (text := _ours(into / file.name)) not in (None, file.text):
-            _refuse_other_tend(into / file.name, str(text), tending, again if schedule is not None else "")
-    for file in (*files, *tend_files):
+    for file in common_files:
+        if common is not None and (text := _ours(into / file.name)) not in (None, file.text):
+            _refuse_other(into / file.name, str(text), common, again if schedule is not None else "")
+    for file in (*files, *common_files):
         path = into / file.name
         try:
             replace_whole(path, file.text.encode("utf-8", "surrogateescape"), 0o644)
@@ -62,7 +62,7 @@ def write(
     try:
         if (why := Trust().why_not(into)) is not None:
             tell(Warned(f"{why}, and so what is started at night", always=True))
-        for other in _older_names((*files, *tend_files), into, schedule) if schedule is not None else ():
+        for other in _older_names((*files, *common_files), into, schedule) if schedule is not None else ():
             words = f"{other}: starts this job, too, under the name of an older version; remove it"
             tell(Warned(words, always=True))
     except OSError as error:
@@ -98,19 +98,19 @@ def _refuse_other_job(path: Path, text: str, schedule: Schedule) -> None:
         )
 
 
-def _refuse_other_tend(path: Path, text: str, tending: Tending, again: str) -> None:
+def _refuse_other(path: Path, text: str, common: ForAll, again: str) -> None:
     """Raise UsageError for a file of another state directory; if there is a way to make it anew, for any other file."""
     alone = "--no-tend writes the units of the job alone"
     state_dir = state_dir_of(text)
     if state_dir is None:
         owner = job_file_of(text) or "a job"
         raise UsageError(
-            f"{path}: is the unit of {owner}, and `acctops tend` would get the same name; nothing was written; "
+            f"{path}: is the unit of {owner}, and `{common.command}` would get the same name; nothing was written; "
             f"remove the file, and schedule that job anew, which gets another name now{f'; {alone}' if again else ''}"
         )
-    if state_dir != tending.state_dir:
+    if state_dir != common.state_dir:
         raise UsageError(
-            f"{path}: is for the state directory {state_dir}, and this is for {tending.state_dir}; nothing was "
+            f"{path}: is for the state directory {state_dir}, and this is for {common.state_dir}; nothing was "
             f"written; have one for both (--state-dir {state_dir}), or remove the file if nothing uses that any more"
             f"{f'; {alone}' if again else ', or write these elsewhere and install them under other names'}"
         )
@@ -142,12 +142,15 @@ def then(form: str, files: Sequence[UnitFile], into: Path) -> list[str]:
     lines = [f"wrote {into / file.name}" for file in files]
     match form:
         case "systemd":
-            timers = " ".join(file.name for file in files if file.name.endswith(".timer"))
-            lines.append(f"now: systemctl daemon-reload && systemctl enable --now {timers}")
+            timers = [file.name for file in files if file.name.endswith(".timer")]
+            enabled = " ".join(timers or [file.name for file in files])
+            lines.append(f"now: systemctl daemon-reload && systemctl enable --now {enabled}")
         case "k8s":
             named = " ".join(f"-f {shlex.quote(str(into / file.name))}" for file in files)
             heads = "its head" if len(files) == 1 else "their heads"
             lines.append(f"now: read {heads}, then kubectl apply {named}")
+        case "compose":
+            lines.append(f"now: read its head, then docker compose -f {shlex.quote(str(into / files[0].name))} up -d")
         case _:
             lines.append(
                 f"cron reads {'it by itself, if it lies' if len(files) == 1 else 'them, if they lie'} in /etc/cron.d"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-READERS = {"cron": "cron's shell", "systemd": "systemd", "k8s": "kubectl"}
+READERS = {"cron": "cron's shell", "systemd": "systemd", "k8s": "kubectl", "compose": "docker compose"}
 """Format of a schedule → the program that reads the file."""
 _BOM = "\ufeff"
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
@@ -31,6 +31,7 @@ class EnvLines(NamedTuple):
 
 def read_as(form: str, data: bytes) -> EnvLines:
     """Return how the reader for the format `form` takes a file."""
+    form = "k8s" if form == "compose" else form  # with `format: raw` it takes values as they are, too
     names: set[str] = set()
     problems: list[tuple[int, str]] = []
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), start=1):

@@ -1,4 +1,6 @@
-"""Writes a schedule as Kubernetes CronJobs (batch/v1, `timeZone` since 1.27): one runs the job or `tend`, one checks.
+"""Writes CronJobs of Kubernetes (batch/v1, `timeZone` since 1.27): one runs the job or `tend`, one checks.
+
+For workers it writes a Deployment.
 
 Paths are those of this machine: one ConfigMap holds the job, its lists and every config that guards it, or what `tend`
 needs. A pod mounts each file at its path here, so that the same guards hold there.
@@ -12,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from engine.schedule.units import (
+    IS_ALIVE,
+    IS_READY,
+    REPLICAS,
     TEND_MINUTES,
     Schedule,
     Started,
     Tending,
     Times,
     UnitFile,
+    Working,
     check_minutes,
     check_times,
     minutes_open,
@@ -42,9 +48,11 @@ class Pod(Struct, frozen=True, kw_only=True):
     user_id: int
     """Number of the user that the container runs as; not 0."""
     state_dir: str
-    """Path at which the volume with the journals is mounted."""
+    """Path at which the volume with the journals is mounted, or with a database what belongs to one host alone."""
     mounted: tuple[str, ...]
     """Absolute paths of the mounted files: the job, its lists, configs. May be empty."""
+    has_database: bool = False
+    """Whether a database has the journals; then no volume has to outlive a pod."""
 
 
 def files(schedule: Schedule, pod: Pod) -> list[UnitFile]:
@@ -69,7 +77,7 @@ def files(schedule: Schedule, pod: Pod) -> list[UnitFile]:
         "# A run that still goes is not started twice (Forbid, and acctops itself: exit 6). One that could not start",
         "# in time is made up for while its window is open. A failed pod is not tried again: `acctops resume` is.",
     )
-    return [UnitFile(f"{unit}.yaml", head + "---\n".join(map(_yaml, documents)))]
+    return [UnitFile(f"{unit}.yaml", head + "---\n".join(map(yaml_text, documents)))]
 
 
 def tend_files(tending: Tending, pod: Pod) -> list[UnitFile]:
@@ -88,7 +96,46 @@ def tend_files(tending: Tending, pod: Pod) -> list[UnitFile]:
         "# ACCTOPS_HOST_ID is that host's name, the same in all pods of the volume. A failed pod is not tried again:",
         "# the next one goes on.",
     )
-    return [UnitFile(f"{unit}.yaml", head + "---\n".join(map(_yaml, documents)))]
+    return [UnitFile(f"{unit}.yaml", head + "---\n".join(map(yaml_text, documents)))]
+
+
+def worker_files(working: Working, pod: Pod) -> list[UnitFile]:
+    """Return one file with the Deployment of the workers."""
+    labels = {"app.kubernetes.io/name": "acctops", "app.kubernetes.io/component": "worker"}
+    template = _pod(working, pod, working.work, restarts="Always")
+    spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+    template["topologySpreadConstraints"] = [spread | {"labelSelector": {"matchLabels": labels}}]
+    (container,) = template["containers"]
+    container["securityContext"] = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    for probe, test, more in (("readinessProbe", IS_READY, {"periodSeconds": 5}), ("livenessProbe", IS_ALIVE, {})):
+        container[probe] = {"exec": {"command": ["sh", "-c", _literal(test)]}, "timeoutSeconds": 5, **more}
+    container["resources"] = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
+    container["volumeMounts"].append({"name": "tmp", "mountPath": "/tmp"})  # noqa: S108  # the container's own
+    template["volumes"].append({"name": "tmp", "emptyDir": {}})
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": working.unit, "labels": labels},
+        "spec": {
+            "replicas": REPLICAS,
+            "selector": {"matchLabels": labels},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "template": {"metadata": {"labels": labels}, "spec": template},
+        },
+    }
+    head = _head(
+        working,
+        pod,
+        "carries out the runs of a database",
+        "# A pod that is asked to end (SIGTERM) gives its lanes back in order. One that is lost is replaced within",
+        "# seconds by the others, and then by Kubernetes. Exit 75 is no defect: another worker has taken its lanes, as",
+        "# it was silent for too long, and it is started anew.",
+    )
+    return [UnitFile(f"{working.unit}.yaml", head + yaml_text(deployment))]
 
 
 def _head(started: Started, pod: Pod, what: str, *notes: str) -> str:
@@ -103,7 +150,16 @@ def _head(started: Started, pod: Pod, what: str, *notes: str) -> str:
         "# Once, before it (a ConfigMap holds at most 1 MiB; make it anew when a file changes):",
         *(config_map if pod.mounted else ()),
         f"#   kubectl create secret generic acctops-env --from-env-file={_sh(started.env_file)}",
-        f"#   and a PersistentVolumeClaim {STATE}, ReadWriteOnce: journals live there, and must outlive a pod.",
+        *(
+            (
+                "#   A password of the database: a line PGPASSWORD=… in that file. (The files of a Secret are readable",
+                "#   for their group, so libpq would pass over a PGPASSFILE among them.)",
+            )
+            if pod.has_database
+            else (
+                f"#   and a PersistentVolumeClaim {STATE}, ReadWriteOnce: journals live there, and must outlive a pod.",
+            )
+        ),
         "#",
         *notes,
     ]
@@ -144,7 +200,7 @@ def _cron_job(
     }
 
 
-def _pod(started: Started, pod: Pod, command: Sequence[str]) -> dict[str, Any]:
+def _pod(started: Started, pod: Pod, command: Sequence[str], *, restarts: str = "Never") -> dict[str, Any]:
     user = pod.user_id
     container: dict[str, Any] = {
         "name": "acctops",
@@ -162,11 +218,12 @@ def _pod(started: Started, pod: Pod, command: Sequence[str]) -> dict[str, Any]:
     }
     if started.environment:
         container["env"] = [{"name": name, "value": _literal(value)} for name, value in started.environment.items()]
-    volumes: list[dict[str, Any]] = [{"name": "state", "persistentVolumeClaim": {"claimName": STATE}}]
+    kept: dict[str, Any] = {"emptyDir": {}} if pod.has_database else {"persistentVolumeClaim": {"claimName": STATE}}
+    volumes: list[dict[str, Any]] = [{"name": "state", **kept}]
     if pod.mounted:
         volumes.append({"name": "files", "configMap": {"name": started.unit}})
     return {
-        "restartPolicy": "Never",
+        "restartPolicy": restarts,
         "terminationGracePeriodSeconds": started.stop_s,
         "securityContext": {"runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "fsGroup": user},
         "containers": [container],
@@ -191,7 +248,8 @@ def _sh(word: str) -> str:
     return shlex.quote(word)
 
 
-def _yaml(value: Mapping[str, Any]) -> str:
+def yaml_text(value: Mapping[str, Any]) -> str:
+    """Return a mapping as YAML. Any: JSON values."""
     return "\n".join(_lines(value, "")) + "\n"
 
 
@@ -199,7 +257,7 @@ def _lines(value: Mapping[str, Any], indent: str) -> list[str]:
     """Return the lines of a mapping in YAML's block style; other values are JSON, which is YAML, too."""
     lines = []
     for key, each in value.items():
-        if isinstance(each, dict):
+        if isinstance(each, dict) and each:
             lines += [f"{indent}{key}:", *_lines(each, indent + "  ")]
         elif isinstance(each, list) and each and isinstance(each[0], dict):
             lines.append(f"{indent}{key}:")

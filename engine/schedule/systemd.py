@@ -1,4 +1,4 @@
-"""Writes a schedule as systemd units: a service and its timer for the run or `tend`, and for the check.
+"""Writes systemd units: a service and its timer for the run or `tend`, and for the check; a service for a worker.
 
 Rules for quoting: systemd.syntax(7), systemd.service(5) "Command lines", systemd.unit(5) "Specifiers".
 """
@@ -17,12 +17,16 @@ from engine.schedule.units import (
     Tending,
     Times,
     UnitFile,
+    Working,
     check_times,
     run_times,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_MOST_FILES = 65_536
+"""Files that a worker may open: a connection for each call in flight of each lane."""
 
 
 def files(schedule: Schedule) -> list[UnitFile]:
@@ -164,6 +168,43 @@ WantedBy=timers.target
 """
 
 
+def worker_files(working: Working) -> list[UnitFile]:
+    """Return the service of a worker: one a host."""
+    return [UnitFile(f"{working.unit}.service", _worker_service(working))]
+
+
+def _worker_service(working: Working) -> str:
+    return f"""\
+{working.head("carries out the runs of a database, together with the workers of other hosts")}
+[Unit]
+Description={_plain(f"acctops worker, for {working.state_dir}")}
+Wants=network-online.target
+After=network-online.target
+# However often it ends, it is started again: the database may be gone for a night.
+StartLimitIntervalSec=0
+
+[Service]
+{_how(working, working.work, kind="exec")}
+{_ending(working)}
+# Exit 75: another worker has taken its lanes, as it was silent for too long. It is started anew, as after a crash.
+Restart=on-failure
+RestartForceExitStatus=75
+RestartSec=2s
+LimitNOFILE={_MOST_FILES}
+UMask=0077
+NoNewPrivileges=yes
+ProtectSystem=full
+ProtectControlGroups=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
 def _ending(started: Started) -> str:
     return f"""\
 # SIGTERM goes to acctops alone: it drains, records what is in flight, and leaves a journal to resume.
@@ -171,10 +212,10 @@ KillMode=mixed
 TimeoutStopSec={started.stop_s}"""
 
 
-def _how(started: Started, command: Sequence[str]) -> str:
+def _how(started: Started, command: Sequence[str], *, kind: str = "oneshot") -> str:
     optional = "-" if started.env_file_may_miss else ""
     lines = [
-        "Type=oneshot",
+        f"Type={kind}",
         f"User={started.user}",
         f"WorkingDirectory={_plain(started.directory)}",
         f"EnvironmentFile={optional}{_plain(started.env_file)}",

@@ -1,4 +1,4 @@
-"""The schedule of a job, and of `tend`, for any scheduler: what is started, when, as which user. No I/O, no clock."""
+"""What a scheduler starts: a job, `tend`, a worker; when, and as which user. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ TEND_MINUTES = 5
 """Minutes between two starts of `tend`: the offset of every time zone is a multiple of this, too."""
 TEND_UNIT = "acctops-tend"
 """Name of the units of `tend`: one set serves all jobs of a state directory."""
+WORKER_UNIT = "acctops-worker"
+"""Name of the units of workers: one set serves all runs of a database."""
+READY_FILE = "/tmp/acctops-ready"  # noqa: S108  # in a container, whose /tmp is its own
+"""The file that a worker in a container touches each second while it is ready."""
+_AGE = f'"$(($(date +%s) - $(stat -c %Y {READY_FILE})))"'
+IS_READY = f"[ {_AGE} -lt 15 ]"
+"""The shell's test that a worker is ready; also false for one that hangs, and left its file behind."""
+IS_ALIVE = f"[ ! -e {READY_FILE} ] || [ {_AGE} -lt 60 ]"
+"""That it does not hang: one whose database is gone has no such file, and goes on by itself."""
+REPLICAS = 3
+"""Workers that Kubernetes and compose start: one may be lost or replaced, and two share the work."""
+_TAKEN = (TEND_UNIT, f"{TEND_UNIT}-overdue", WORKER_UNIT, f"{WORKER_UNIT}-overdue")
 _MOST_NAME = 36
 """Most characters of the job's part: a CronJob's name has at most 52, with `acctops-` and `-overdue`."""
 
@@ -59,8 +71,11 @@ class Times(NamedTuple):
 class Started(Struct, frozen=True, kw_only=True):
     """What a scheduler starts, and the environment in which it does."""
 
-    overdue: tuple[str, ...]
-    """The command that checks whether it was done: the program (an absolute path except in a container), arguments."""
+    overdue: tuple[str, ...] = ()
+    """The command that checks whether it was done: the program (an absolute path except in a container), arguments.
+
+    Empty: nothing checks.
+    """
     user: str
     """Name or number of the user that it runs as."""
     directory: str
@@ -113,11 +128,11 @@ class Schedule(Started, frozen=True, kw_only=True):
         """As said above.
 
         Without the letters that no scheduler accepts, `开启CAM` and `关闭CAM` would be alike: a hash tells them apart.
-        It also tells a job that is called `tend` from `acctops tend`.
+        It also tells a job that is called `tend` or `worker` from these.
         """
         name = self.name
         slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
-        is_plain = name.isascii() and slug and f"acctops-{slug}" not in (TEND_UNIT, f"{TEND_UNIT}-overdue")
+        is_plain = name.isascii() and slug and f"acctops-{slug}" not in _TAKEN
         mark = "" if is_plain else f"-{sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
         return f"acctops-{slug[: _MOST_NAME - len(mark)].strip('-') or 'job'}{mark}"
 
@@ -137,15 +152,27 @@ class Schedule(Started, frozen=True, kw_only=True):
         return (*self.run, ONCE)
 
 
-class Tending(Started, frozen=True, kw_only=True):
-    """What is due after runs of a state directory, done every few minutes, and the command that checks whether it is.
+class ForAll(Started, frozen=True, kw_only=True):
+    """What serves all runs of a state directory. Nothing in it is of one job, so all its jobs have the same units."""
 
-    Nothing in it is of one job, so that the jobs of a state directory all have the same units.
-    """
+    state_dir: str
+    """Absolute path of the state directory; with a database its URL, without the user's name."""
+
+    @property
+    def command(self) -> str:
+        """The command of acctops that it starts, for a message."""
+        raise NotImplementedError
+
+    @property
+    def of(self) -> str:
+        """The state directory."""
+        return f"{OF_STATE}{self.state_dir}"
+
+
+class Tending(ForAll, frozen=True, kw_only=True):
+    """What is due after runs, done every few minutes, and the command that checks whether it is."""
 
     tend: tuple[str, ...]
-    state_dir: str
-    """Absolute path of the state directory."""
 
     @property
     def unit(self) -> str:
@@ -153,14 +180,37 @@ class Tending(Started, frozen=True, kw_only=True):
         return TEND_UNIT
 
     @property
-    def of(self) -> str:
-        """The state directory."""
-        return f"{OF_STATE}{self.state_dir}"
+    def command(self) -> str:
+        """As said above."""
+        return "acctops tend"
 
     @property
     def words(self) -> tuple[str, ...]:
         """All that is written into units as it is."""
         return (*self.tend, *super().words)
+
+
+class Working(ForAll, frozen=True, kw_only=True):
+    """A worker, which is started at once, and again when it has ended."""
+
+    work: tuple[str, ...]
+    migrate: tuple[str, ...]
+    """The command that makes the tables of a database; its `--database` is to be added."""
+
+    @property
+    def unit(self) -> str:
+        """The same for every database."""
+        return WORKER_UNIT
+
+    @property
+    def command(self) -> str:
+        """As said above."""
+        return "acctops worker"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All that is written into units as it is."""
+        return (*self.work, *super().words)
 
 
 class UnitFile(NamedTuple):

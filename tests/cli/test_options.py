@@ -305,6 +305,7 @@ CASES: dict[str, dict[str, Case]] = {
             "--env-file": Case(("--env-file", "keys.env")), "--every": Case(("--every", "36h")),
             "--into": Case(("--into", ".")), "--image": Case(("--image", "i")),
             "--tend": Case(("--tend",)), "--no-tend": Case(("--no-tend",)),
+            "--worker": Case(("--worker",)), "--lanes": Case(("--lanes", "9")), "--program": Case(("--program", "x")),
         }.items()},
         "--format": Case(("--format", "systemd")),
     },
@@ -462,7 +463,8 @@ def test_options_that_would_do_nothing_together_are_refused(tmp_path: Path, row:
     desk = Desk(tmp_path)
     values = {"--fleet": "f", "--faults": "f", "--since": "7d", "--image": "i", "--password-command": "x",
               "--password-file": "x", "--endpoint": "nearest", "--rate": "7", "--workers": "3", "--timeout": "9s",
-              "--deadline": "9m", "--for": "4h", "--until": "2026-12-01T08:00Z", "--then": "tell",
+              "--deadline": "9m", "--lanes": "9", "--program": "x", "--every": "36h",
+              "--database": "postgresql://db/x", "--for": "4h", "--until": "2026-12-01T08:00Z", "--then": "tell",
               "--save": "p", "--key": "k", "--fix": "f",
               "--unapproved": "why", "--reason": "why", "--ticket": "CHG-1"}  # fmt: skip
 

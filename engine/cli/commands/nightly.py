@@ -17,13 +17,22 @@ from engine.inputs.settingtable import WITH_FLAG
 )
 @click.option("--no-tend", is_flag=True, help="Print the job's units alone.")
 @click.option(
+    "--worker", is_flag=True, help="Print units of `acctops worker` alone, which carry out the runs of a database."
+)
+@click.option(
+    "--lanes", type=click.IntRange(1, 1000), metavar="N", help="With --worker: as for `acctops worker`. Default: 50."
+)
+@click.option(
+    "--program", "programs", metavar="FILE", multiple=True, help="With --worker: as for `acctops worker`. Repeat it."
+)
+@click.option(
     "--format",
     "form",
-    type=click.Choice(["cron", "systemd", "k8s"]),
+    type=click.Choice(["cron", "systemd", "k8s", "compose"]),
     required=True,
-    help="Print units for this scheduler.",
+    help="Print units for this scheduler. compose is for --worker: three workers and a PostgreSQL of their own.",
 )
-@click.option("--user", metavar="NAME", help="Run the job as this user; for k8s, a number. Default: you.")
+@click.option("--user", metavar="NAME", help="Run it as this user; in containers a number. Default: you.")
 @click.option(
     "--env-file",
     metavar="FILE",
@@ -34,7 +43,7 @@ from engine.inputs.settingtable import WITH_FLAG
     metavar="8d",
     help="Call the job overdue after so long. Default: the window's longest pause and a day; with --tend 15m.",
 )
-@click.option("--image", metavar="IMAGE", help="For k8s: use this container image. It must have acctops.")
+@click.option("--image", metavar="IMAGE", help="For k8s and compose: use this container image. It must have acctops.")
 @click.option(
     "--into", metavar="DIR", help="Write the files to this directory, such as /etc/systemd/system. Default: print them."
 )
@@ -46,11 +55,15 @@ def schedule(job: str | None, **options: Any) -> int:
     minutes, by one set of units for all jobs of a state directory, and checked, too. All paths in the units are
     absolute, and the flags given here stand in them. Starts nothing.
 
+    With --worker it prints what keeps a worker going: a service of systemd, three pods of Kubernetes, or three
+    containers with a PostgreSQL of their own.
+
     \b
     Examples:
       acctops schedule jobs/cam-enablement.yaml --format systemd --user dba --into /etc/systemd/system
       acctops schedule jobs/cam-enablement.yaml --format cron --into /etc/cron.d
       acctops schedule --tend --format systemd --into /etc/systemd/system
+      acctops schedule --worker --format systemd --user dba --into /etc/systemd/system
     """
     from engine.cli.scheduling import show_schedule
 
