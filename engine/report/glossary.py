@@ -99,6 +99,28 @@ _KEPT: Final = {
     Keep.NOT_ASKED: ("--target or --exclude leaves it out.", _NOTHING),
     Keep.UNREAD: ("Its instance cannot be read now, or not to the end of its list.", "Repeat undo; acctops doctor."),
 }
+_WORKERS: Final = {
+    "worker": (
+        "A process that carries out runs which were handed over to a database, together with others on other hosts.",
+        "acctops worker --database URL; acctops schedule --worker keeps it going.",
+    ),
+    "shard": (
+        "A part of a run for workers: whole instances, at most 10,000 calls, with a hash chain of its own.",
+        _NOTHING,
+    ),
+    "session": (
+        "One process at work on a run; a worker has one for each lane, and one for each run that it leads.",
+        "acctops status RUN shows how the run stands, whoever has it.",
+    ),
+    "epoch": (
+        "Number of who has a run of a database, raised by whoever takes it; who has an older one sends nothing more.",
+        _NOTHING,
+    ),
+    "permit": (
+        "Leave to send for a second, counted from the request; without an answer of the database nothing is sent.",
+        "acctops doctor looks at the database.",
+    ),
+}
 _HOLDS: Final = {
     "hold": (
         "A run holds what it locked, and what it found locked: no undo of another run opens these accounts.",
@@ -203,7 +225,7 @@ def senses(word: str) -> tuple[Sense, ...]:
     folded = _SHOWN.get(folded, folded)
     folded = folded.removeprefix("stays,_") or folded
     found = tuple(Sense(kind, *row) for kind, table in _TABLES for each, row in table.items() if each.value == folded)
-    more = (("holds, and what comes after a run", _HOLDS), ("waves of a run", _WAVES))
+    more = (("holds, and what comes after a run", _HOLDS), ("waves of a run", _WAVES), ("runs of a database", _WORKERS))
     return (*found, *(Sense(kind, *row) for kind, table in more for row in _some(table.get(folded))))
 
 
@@ -213,7 +235,7 @@ def _some(row: tuple[str, str] | None) -> tuple[tuple[str, str], ...]:
 
 def words() -> tuple[str, ...]:
     """Return all of them."""
-    return tuple(dict.fromkeys([*(each.value for _, table in _TABLES for each in table), *_HOLDS, *_WAVES]))
+    return tuple(dict.fromkeys([*(each.value for _, table in _TABLES for each in table), *_HOLDS, *_WAVES, *_WORKERS]))
 
 
 def explained(word: str) -> str | None:

@@ -32,6 +32,7 @@ from engine.simulator.fleet import parse_fleet
 from engine.simulator.tenants import parse_tenants
 from engine.simulator.world import World
 from tests.support.command import ROOT, Backend, Desk, commands
+from tests.support.postgres import Postgres
 
 PAGES = (
     "README.md",
@@ -178,15 +179,19 @@ def test_what_the_first_minute_promises_is_what_happens(desk: Desk) -> None:
 SATURDAY = "## Every Saturday"
 ROTATION = "## New passwords"
 ROLL_OUT = "## Turn CAM on without an outage"
+MANY = "## Many machines"
 
 
-def page_script(title: str, port: int) -> tuple[str, list[str]]:
+def page_script(title: str, ports: dict[str, int]) -> tuple[str, list[str]]:
     """The shell blocks of a section as one script, which says how commands with a `# →` ended; what those promise."""
-    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", section(page("README.md"), title), re.DOTALL | re.MULTILINE)
+    text = section(page("README.md"), title).partition("\n### ")[0]
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
     lines, promised, heredoc = ["exec 2>&1"], [], False
     held = load_job(ROOT / "jobs/cam-enablement.yaml").window
     assert held is not None
-    for line in textwrap.dedent("".join(blocks)).replace("9900", str(port)).splitlines():
+    script = textwrap.dedent("".join(blocks))
+    script = re.sub("|".join(ports), lambda found: str(ports[found[0]]), script)
+    for line in script.splitlines():
         if line.startswith("systemd-analyze") and shutil.which("systemd-analyze") is None:
             continue
         if "outside the window" in line and is_open(held, time.time()):
@@ -200,23 +205,28 @@ def page_script(title: str, port: int) -> tuple[str, list[str]]:
         elif not heredoc and not line.endswith("\\"):
             lines.append('code=$?; [ $code = 0 ] || { echo "@@@ ended with $code"; exit 1; }')
         if "acctops simulate" in line:
-            lines.append(f"until (exec 3<>/dev/tcp/127.0.0.1/{port}); do sleep 0.1; done 2> /dev/null")
+            lines.append(f"until (exec 3<>/dev/tcp/127.0.0.1/{ports['9900']}); do sleep 0.1; done 2> /dev/null")
     return "\n".join(lines), promised
 
 
-def follow(title: str, tmp_path: Path) -> None:
-    """Do what a section says, in its order: each command does, and says, what stands beside it."""
+def follow(title: str, tmp_path: Path, *, ports: dict[str, int] | None = None, least: int = 11) -> None:
+    """Do what a section says, in its order: each command does, and says, what stands beside it.
+
+    `ports`: which ports of the page are which ones here; `least`: how many commands say what they do.
+    """
     (tmp_path / "home").mkdir()
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
     tools = tmp_path / "bin"
-    tools.mkdir()
+    tools.mkdir(exist_ok=True)
     # The command as it is installed: a program of this name, on the PATH, and beside its Python.
     acctops = tools / "acctops"
     acctops.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m engine "$@"\n')
     acctops.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    script, promised = page_script(title, port)
+    ports = dict(ports or {})
+    with contextlib.ExitStack() as held:
+        for shown in ("9900", "9901", "9902"):
+            ports[shown] = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+    script, promised = page_script(title, ports)
     env = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         ["bash", "-c", script], cwd=tmp_path, env=env, text=True, start_new_session=True,
@@ -229,7 +239,7 @@ def follow(title: str, tmp_path: Path) -> None:
             os.killpg(process.pid, signal.SIGKILL)  # the simulator, if the page came to no end
     assert process.returncode == 0, output
     parts = re.split(r"^@@ (\d+)\n", output, flags=re.MULTILINE)
-    assert len(parts) // 2 == len(promised) > 10
+    assert len(parts) // 2 == len(promised) >= least
     for said, printed, code in zip(promised, parts[::2], parts[1::2], strict=False):
         words, exits = re.fullmatch(r"(.*?) ?(?:\(exit (\d+)\))?", said).groups()  # type: ignore[union-attr]
         assert words in printed if words != "(nothing)" else not printed, f"{words!r} was not said: {printed}"
@@ -253,6 +263,16 @@ def test_new_passwords_are_set_as_the_page_says(tmp_path: Path) -> None:
 def test_turning_cam_on_is_as_the_page_says(tmp_path: Path) -> None:
     """From nothing to an approved, gated roll-out that was stopped once."""
     follow(ROLL_OUT, tmp_path)
+
+
+def test_three_workers_carry_out_a_run_as_the_page_says(tmp_path: Path, postgres: Postgres) -> None:
+    """From nothing to a run that outlives one of its workers. The server is the tests' own: it starts for no root."""
+    postgres.sql("postgres", "do $$ begin create role owner superuser login; exception when others then end $$")
+    (tmp_path / "bin").mkdir()
+    for name in ("initdb", "pg_ctl"):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    follow(MANY, tmp_path, ports={"5499": postgres.port}, least=6)
 
 
 # ---- the examples ----------------------------------------------------------------------------------------------------
