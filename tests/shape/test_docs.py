@@ -209,7 +209,9 @@ def page_script(title: str, ports: dict[str, int]) -> tuple[str, list[str]]:
     return "\n".join(lines), promised
 
 
-def follow(title: str, tmp_path: Path, *, ports: dict[str, int] | None = None, least: int = 11) -> None:
+def follow(
+    title: str, tmp_path: Path, *, ports: dict[str, int] | None = None, least: int = 11, limit_s: int = 150
+) -> None:
     """Do what a section says, in its order: each command does, and says, what stands beside it.
 
     `ports`: which ports of the page are which ones here; `least`: how many commands say what they do.
@@ -233,7 +235,7 @@ def follow(title: str, tmp_path: Path, *, ports: dict[str, int] | None = None, l
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
     )  # fmt: skip
     try:
-        output, _ = process.communicate(timeout=150)
+        output, _ = process.communicate(timeout=limit_s)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the simulator, if the page came to no end
@@ -265,6 +267,7 @@ def test_turning_cam_on_is_as_the_page_says(tmp_path: Path) -> None:
     follow(ROLL_OUT, tmp_path)
 
 
+@pytest.mark.timeout(300)
 def test_three_workers_carry_out_a_run_as_the_page_says(tmp_path: Path, postgres: Postgres) -> None:
     """From nothing to a run that outlives one of its workers. The server is the tests' own: it starts for no root."""
     postgres.sql("postgres", "do $$ begin create role owner superuser login; exception when others then end $$")
@@ -272,7 +275,7 @@ def test_three_workers_carry_out_a_run_as_the_page_says(tmp_path: Path, postgres
     for name in ("initdb", "pg_ctl"):
         (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    follow(MANY, tmp_path, ports={"5499": postgres.port}, least=6)
+    follow(MANY, tmp_path, ports={"5499": postgres.port}, least=6, limit_s=280)
 
 
 # ---- the examples ----------------------------------------------------------------------------------------------------
