@@ -242,12 +242,11 @@ def test_a_signed_plan(crew: Crew) -> None:
 @needs_ssh_keygen
 def test_a_signed_plan_that_expires_before_a_worker_is_there(crew: Crew) -> None:
     """Nothing is sent, and its end says why."""
-    people = People(crew.desk, valid="4s")
-    job = crew.job()
-    assert people.save(job).code == 0 and people.approve().code == 0
-    crew.run("apply", "plan.json", "--yes", "--detach", code=0)
+    people = People(crew.desk, valid="30s")
+    job, before = crew.job(), time.time() - 120
+    assert people.save(job, at=before).code == 0 and people.approve(at=before).code == 0
+    crew.run("apply", "plan.json", "--yes", "--detach", at=before, code=0)
     (run,) = crew.runs()
-    time.sleep(4)
     crew.worker()
     end = crew.wait_for_end(run)
     assert end["exit"] == 3 and not crew.backend.writes(), end
