@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -20,6 +21,8 @@ from engine.journal.lines import GENESIS, decode_block
 from engine.journal.protocols import Claim
 from engine.journal.shards import Divided
 from engine.model import call_id
+from engine.operations.family import undone_of
+from engine.operations.session import nothing_stays
 from engine.operations.stores import store_of
 from engine.operations.survey import READERS
 from engine.operations.today import guards_of
@@ -34,7 +37,8 @@ if TYPE_CHECKING:
     from engine.journal import records
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import Board, Runs
-    from engine.model import CallId, Rival
+    from engine.model import Call, CallId, Omit, Reading, Rival
+    from engine.operations.family import Undone
     from engine.operations.terms import Terms
     from engine.run.runner import Runner
 
@@ -128,6 +132,8 @@ class Host:
         self._plans: dict[str, _Plan] = {}
         self._guards: dict[str, Settings] = {}
         self._rivals: dict[str, tuple[float, tuple[Rival, ...]]] = {}
+        self._undone: dict[str, Undone | None] = {}
+        self._looking = threading.Lock()
         self.salt = board.salt()
         self._most_lanes = most_lanes
 
@@ -181,7 +187,7 @@ class Host:
 
     def forget(self, run_id: str) -> None:
         """Forget what is kept of a run: it has ended."""
-        for known in (self._plans, self._guards, self._rivals):
+        for known in (self._plans, self._guards, self._rivals, self._undone):
             known.pop(run_id, None)
 
     def guards_of(self, ledger: Ledger) -> Settings:
@@ -238,6 +244,18 @@ class Host:
         found = self.board.rivals(mine, inverse=inverse, undone_by=undone_by)
         self._rivals[run] = time.monotonic(), found
         return found
+
+    def stays_of(self, ledger: Ledger, guards: Settings) -> Callable[[Call, Reading], Omit | None]:
+        """Return the rule by which each call of an undo is checked before it is sent. Blocks.
+
+        What a look has read of other runs serves the next shard of the same run: a look may read many journals.
+        """
+        run = ledger.run.run
+        with self._looking:
+            if run not in self._undone:
+                self._undone[run] = undone_of(self.store, ledger.run, guards.trust, self.terms.clock)
+            undone = self._undone[run]
+            return undone.still_so() if undone is not None else nothing_stays
 
     # ---- its life ----------------------------------------------------------------------------------------------------
 

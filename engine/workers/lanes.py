@@ -21,10 +21,9 @@ from engine.cloud.clients import Reach, Signer, quota_owner
 from engine.errors import AcctopsError, JournalCorruptError, JournalWriteError, Reason, UnreachableError
 from engine.journal import records
 from engine.journal.lines import decode_block
-from engine.operations.family import undone_of
 from engine.operations.reach import passwords_of
 from engine.operations.resume import drop_guarded
-from engine.operations.session import Session, Share, nothing_stays
+from engine.operations.session import Session, Share
 from engine.operations.terms import operator
 from engine.operations.windows import time_left, window_of
 from engine.planning.shards import owner_of
@@ -267,7 +266,6 @@ class _Shard:
         if lines:
             await asyncio.to_thread(_fold, ledger, b"".join(lines), journal, offer)
         guards = await asyncio.to_thread(host.guards_of, ledger)
-        undone = await asyncio.to_thread(undone_of, host.store, ledger.run, guards.trust, host.terms.clock)
         line = records.Session(
             verb="lane",
             pid=os.getpid(),
@@ -300,7 +298,7 @@ class _Shard:
             stop_after=None,
             no_send=no_send,
             rivals=await asyncio.to_thread(host.rivals_of, ledger),
-            stays=undone.still_so() if undone is not None else nothing_stays,
+            stays=await asyncio.to_thread(host.stays_of, ledger, guards),
             clock=host.terms.clock,
             time_left=lambda _seconds: time_left(window_of(ledger.settings), host.terms, math.inf),
             tell=host.terms.tell,
