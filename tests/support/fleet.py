@@ -353,7 +353,8 @@ class Fleet:
         names = ", ".join(f"'{work.run}'" for work in works)
 
         def have_ended() -> bool:
-            rows = self.sql(f"select count(*) from acctops.run where id in ({names}) and not submitted")
+            # Whoever led it has the run for a moment behind its end: until its notices are sent.
+            rows = self.sql(f"select count(*) from acctops.run where id in ({names}) and not acctops.is_live(id, 2)")
             return rows == [(len(works),)]
 
         try:
