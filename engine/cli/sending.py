@@ -60,9 +60,12 @@ def show(options: Options, ended: Ended, *, more: dict[str, Any] | None = None) 
         whole = document(ledger, journal=place, head=head, first_send_ms=first_send_ms, way=way)
         whole["exit"] = int(ended.reason)
         whole["undone"] = _undone(ended)
+        whole["left"] = ended.is_left
         if unrecorded is not None:
             whole["stopped"] = {"why": unrecorded.why, "code": unrecorded.code, "request_id": unrecorded.request_id}
         out_json(whole | (more or {}))
+    elif ended.is_left:  # it goes on: a report of now would read as one of its end
+        pass
     elif not (options.quiet and ended.reason is Reason.OK):
         out(text(ledger, journal=place, head=head, way=way, screen=screen()))
         if (undone := ended.undone) is not None:

@@ -243,16 +243,15 @@ async def follow(
     watch = watch or Unwatched()
     follower = Follower(followed, board, since=since, clock=terms.clock)
     follower.tell = lambda text: terms.tell(News(text))
-    unrecorded = None
     async with watch.beside(follower), _page_of(board, followed, terms, settings):
         try:
             reason = await watch.working(follower.run())
         except LeftAtOnceError as left:
-            reason = left.reason
-            unrecorded = records.Stopped(str(left), None, None)
+            terms.tell(Warned(str(left), always=True))
+            return ended_of(board, followed, terms, settings, SessionEnd(left.reason), is_left=True)
         finally:
             follower.close()
-    return ended_of(board, followed, terms, settings, SessionEnd(reason, None, unrecorded))
+    return ended_of(board, followed, terms, settings, SessionEnd(reason))
 
 
 @asynccontextmanager

@@ -52,9 +52,6 @@ def working(directory: str = "/srv/dba", program: str = "/opt/acctops", **more: 
 def parsed(words: list[str]) -> None:
     """Let our own parser take a command."""
     known = dict(commands())
-    if READY_FILE in words and all("--ready-file" not in each.opts for each in known["worker",].params):
-        at = words.index(READY_FILE)
-        words = words[: at - 1] + words[at + 1 :]
     path = next(tuple(words[1:size]) for size in (3, 2) if tuple(words[1:size]) in known)
     known[path].make_context(" ".join(path), words[1 + len(path) :])
 
