@@ -226,6 +226,7 @@ def document(
         "paused": asdict(ledger.pause) if ledger.pause is not None else None,
         "waves": wave_keys(ledger),
         "undone": None,
+        "left": False,
     }
 
 

@@ -79,6 +79,7 @@ DOCUMENT_KEYS = [
     "paused",
     "waves",
     "undone",
+    "left",
 ]
 FAILURE_KEYS = ["outcome", "account", "region", "instance", "user", "code", "message", "request_id", "advice"]
 FAILED, UNKNOWN, ALREADY = Outcome.FAILED, Outcome.UNKNOWN, Outcome.ALREADY
@@ -1035,6 +1036,7 @@ def test_the_document_of_a_finished_run() -> None:
         "paused": None,
         "waves": [],
         "undone": None,
+        "left": False,
     }
     assert failure["user"] == "user_2"
     assert failure["advice"]
