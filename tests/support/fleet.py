@@ -354,7 +354,10 @@ class Fleet:
 
         def have_ended() -> bool:
             # Whoever led it has the run for a moment behind its end: until its notices are sent.
-            rows = self.sql(f"select count(*) from acctops.run where id in ({names}) and not acctops.is_live(id, 2)")
+            rows = self.sql(
+                f"select count(*) from acctops.run r where id in ({names}) and not acctops.is_live(id, 2) and "
+                "not exists (select from acctops.claim c where c.run = r.id and acctops.silent_s(c.at) < 2)"
+            )
             return rows == [(len(works),)]
 
         try:
