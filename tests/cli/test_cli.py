@@ -337,7 +337,7 @@ def test_with_json_there_is_one_document_whatever_happens(desk: Desk, backend: B
             "identities",
             "holds",
         ),
-        *("open", "go_on", "watch", "paused", "waves", "undone", "approved", "unapproved"),
+        *("open", "go_on", "watch", "paused", "waves", "undone", "left", "approved", "unapproved"),
     }
     assert done.json["first_send_ms"] > 0 and done.json["worst_second"] == 3
     run = done.json["run"]
