@@ -48,6 +48,9 @@ _WATCH = (
 )
 _SKEWED = "import time; real = time.time; time.time = lambda: real() + {ahead_s}; from engine.cli import entry; entry()"
 
+Leaving = tuple[float, str]
+"""When a call left, and who sent it, in words."""
+
 
 class Cable:
     """The way from one host to PostgreSQL: while it is cut, bytes wait in it, and nobody is told."""
@@ -378,7 +381,7 @@ class Fleet:
         `one_clock`: whether all workers had the same time, so that their times of one lane can be compared.
         """
         facts = Facts()
-        left: dict[str, list[float]] = defaultdict(list)
+        left: dict[str, list[Leaving]] = defaultdict(list)
         ways: dict[str, float] = {}
         for work in works:
             self._check_one(work, facts, left, ways)
@@ -388,11 +391,12 @@ class Fleet:
         self._check_pace(facts, left, ways) if one_clock else self._check_pace(facts, {}, {})
         return facts
 
-    def _check_one(self, work: Work, facts: Facts, left: dict[str, list[float]], ways: dict[str, float]) -> None:
+    def _check_one(self, work: Work, facts: Facts, left: dict[str, list[Leaving]], ways: dict[str, float]) -> None:
         verified = work.desk.run("journal", "verify", work.run, "--json")
         assert verified.code == 0 and verified.json["settled_twice"] == [], verified.text
         lines = self.lines(work.run)
         sent = {line["trace"]: (line, epoch) for line, epoch, _ in lines if line["kind"] == "sent"}
+        who = {line["trace"]: process for line, _, process in lines if line["kind"] == "sent"}
         seen = [each for each in self.writes(work) if each.action == work.action]
         # Nothing unrecorded: each arrival is one recorded attempt; nothing doubled: none arrives twice.
         unrecorded = [each for each in seen if each.trace not in sent]
@@ -413,11 +417,14 @@ class Fleet:
         arrived = {each.trace: each.at for each in seen}
         for trace, (line, _) in sent.items():
             reply = replies.get((line["call"], line["attempt"]))
-            if reply is not None and reply["sent_at"]:
-                left[line["lane"]].append(unix_seconds(reply["sent_at"]))
-                ways[trace] = arrived.get(trace, 0.0) - left[line["lane"]][-1]
+            at = unix_seconds(reply["sent_at"]) if reply is not None and reply["sent_at"] else None
+            if at is not None:
+                ways[trace] = arrived.get(trace, 0.0) - at
             elif trace in arrived:  # whoever sent it died before he wrote when
-                left[line["lane"]].append(arrived[trace])
+                at = arrived[trace]
+            if at is not None:
+                by = f"{who[trace]}, shard {line['shard']} of {work.run}, attempt {line['attempt']}"
+                left[line["lane"]].append((at, f"{by}, written {unix_seconds(line['at']) - at:+.3f}"))
         facts.sends += len(seen)
         facts.calls += len(calls)
         facts.again += len(sent) - len(calls)
@@ -465,16 +472,19 @@ class Fleet:
         )
         return sum(int(str(epochs)) - 1 for _, epochs in rows)
 
-    def _check_pace(self, facts: Facts, left: dict[str, list[float]], ways: dict[str, float]) -> None:
+    def _check_pace(self, facts: Facts, left: dict[str, list[Leaving]], ways: dict[str, float]) -> None:
         """No second of any lane had more than the quota: when calls left, and when they arrived.
 
         The machine is shared. A second is judged at the server only if each of its calls was there within `LATE_S`
         after it left, and this process, of which the simulator is a thread, was not later than that.
         """
-        for name_of_lane, moments in left.items():
-            for _, count in full_seconds(moments):
+        for name_of_lane, leavings in left.items():
+            for begins, count in full_seconds([at for at, _ in leavings]):
                 facts.worst_left = max(facts.worst_left, count)
-                assert count <= QUOTA, f"{name_of_lane}: {count} left in a second"
+                if count > QUOTA:
+                    there = sorted(each for each in leavings if begins - 0.2 <= each[0] < begins + 1.1)
+                    rows = "\n".join(f"{at - begins:+.3f} {by}" for at, by in there)
+                    raise AssertionError(f"{name_of_lane}: {count} left in the second from {begins:.3f}:\n{rows}")
         arrivals: dict[tuple[str, str], list[Any]] = defaultdict(list)
         for each in self.backend.writes():
             arrivals[each.action, each.access].append(each)
