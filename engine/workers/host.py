@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 LOOK_S = 0.5
 """Seconds between two looks for lanes and runs of which nothing is heard."""
 BEAT_S = 1.0
+_KEPT_S = 900.0
+"""Seconds for which what was read of a run is kept after it was last needed."""
 """Seconds between two signs of life."""
 FENCED = 75
 """Exit code of a worker whose work another has taken (EX_TEMPFAIL of sysexits.h): start it anew."""
@@ -130,6 +132,8 @@ class Host:
         self._programs = frozenset(programs)
         self._is_leading = leads
         self._plans: dict[str, _Plan] = {}
+        self._used_at: dict[str, float] = {}
+        """Run → when a session last asked for its plan, by the host's monotonic clock."""
         self._guards: dict[str, Settings] = {}
         self._rivals: dict[str, tuple[float, tuple[Rival, ...]]] = {}
         self._undone: dict[str, Undone | None] = {}
@@ -183,11 +187,12 @@ class Host:
 
     async def ledger_of(self, run_id: str, no: int) -> Ledger:
         """Return the ledger of a shard as chain 0 of its run leaves it now."""
+        self._used_at[run_id] = time.monotonic()
         return await self._plans.setdefault(run_id, _Plan(self.board, run_id)).ledger(no)
 
     def forget(self, run_id: str) -> None:
         """Forget what is kept of a run: it has ended."""
-        for known in (self._plans, self._guards, self._rivals, self._undone):
+        for known in (self._plans, self._guards, self._rivals, self._undone, self._used_at):
             known.pop(run_id, None)
 
     def guards_of(self, ledger: Ledger) -> Settings:
@@ -280,6 +285,8 @@ class Host:
                 self.workers = max(1, len(rows))
                 self._elsewhere = frozenset(name for row in rows if row.name != self.name for name in row.queues)
                 self.answered_at = time.monotonic()
+                for run_id in [run for run, at in self._used_at.items() if self.answered_at - at > _KEPT_S]:
+                    self.forget(run_id)  # its end may have been another worker's to write
             except UnreachableError:
                 pass
             except AcctopsError as error:  # a right that was taken away, say
