@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 LOOK_S = 0.5
 """Seconds between two looks for lanes and runs of which nothing is heard."""
 BEAT_S = 1.0
+"""Seconds between two signs of life."""
 _KEPT_S = 900.0
 """Seconds for which what was read of a run is kept after it was last needed."""
-"""Seconds between two signs of life."""
 FENCED = 75
 """Exit code of a worker whose work another has taken (EX_TEMPFAIL of sysexits.h): start it anew."""
 IDENTITY_S = 5.0
