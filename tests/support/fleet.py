@@ -503,7 +503,7 @@ class Fleet:
         backs = []
         for work in works:
             desk = self.host()
-            done = desk.run("undo", work.run, "--yes", "--detach", "--json")
+            done = desk.run("undo", work.run, "--yes", "--detach", "--rate", str(QUOTA), "--json")
             assert done.code == 0, done.text
             backs.append(Work(desk, work.labels, "UnlockAccount", str(done.json["run"])))
         self.wait_end(*backs, patience_s=2 * PATIENCE_S + sum(len(work.labels) for work in works) / 40)
