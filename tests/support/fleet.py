@@ -503,7 +503,7 @@ class Fleet:
         backs = []
         for work in works:
             desk = self.host()
-            done = desk.run("undo", work.run, "--yes", "--detach", "--json")
+            done = desk.run("undo", work.run, "--yes", "--detach", "--rate", str(QUOTA), "--json")
             assert done.code == 0, done.text
             backs.append(Work(desk, work.labels, "UnlockAccount", str(done.json["run"])))
         self.wait_end(*backs, patience_s=2 * PATIENCE_S + sum(len(work.labels) for work in works) / 40)
@@ -578,19 +578,13 @@ def report(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-_templates: dict[int, str] = {}
-
-
 def _database(postgres: Postgres) -> str:
-    """The URL of a new database with all tables; they are made once a server, which is then copied."""
-    if id(postgres) not in _templates:
-        template = postgres.fresh().rpartition("/")[2]
-        migrate_dispatch(postgres.url(template))
-        postgres.sql(template, *_WATCH)
-        _templates[id(postgres)] = template
-    name = f"fleet{time.monotonic_ns()}"
-    postgres.sql("postgres", f"create database {name} template {_templates[id(postgres)]}")
-    return postgres.url(name, "worker")
+    """The URL of a new database with all tables, for a worker's role."""
+    url = postgres.fresh()
+    name = url.rpartition("/")[2]
+    migrate_dispatch(postgres.url(name))
+    postgres.sql(name, *_WATCH)
+    return url
 
 
 @contextmanager
