@@ -6,6 +6,7 @@ database. `@pytest.mark.files_only(why)`: not this one; the half of the database
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def runs_in(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where the runs of a test are, by its mark: what it sets up with `tests.support` keeps them there."""
     with kept_in(request, getattr(request, "param", "files")):
         yield
+
+
+@pytest.fixture(autouse=True)
+def garbage() -> Iterator[None]:
+    """Undo what a command does to the collector: else what any test has made stays for ever, gigabytes after all."""
+    yield
+    gc.unfreeze()
+    gc.set_threshold(700, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture
