@@ -140,12 +140,16 @@ async def lift(terms: Terms, run: str) -> Steered | None:
 
 
 async def _lives(store: Runs, run_id: str) -> bool:
-    """Return whether a run is live; one of a database that was heard of lately is looked at again before it counts."""
-    if not store.is_live(run_id):
-        return False
-    if store.database is None:
-        return True
-    await asyncio.sleep(AGAIN_S)
+    """Return whether a run is live. In a database its process may have died just now: then nothing is written any more,
+    and it is looked at again.
+    """
+    if not store.is_live(run_id) or store.database is None:
+        return store.is_live(run_id)
+    version, until = store.version(run_id), time.monotonic() + AGAIN_S
+    while time.monotonic() < until:
+        await asyncio.sleep(POLL_S)
+        if store.version(run_id) != version:
+            return True
     return store.is_live(run_id)
 
 

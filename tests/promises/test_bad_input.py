@@ -676,7 +676,7 @@ def test_a_tampered_journal_stops_every_verb_and_names_the_line(finished: Desk, 
 def test_a_journal_of_a_newer_version_is_refused_and_left_alone(finished: Desk) -> None:
     path = finished.journal()
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(rehashed([line.replace(b'"v":1', b'"v":2', 1) for line in lines])))
+    path.write_bytes(b"".join(rehashed([line.replace(b'"v":1', b'"v":3', 1) for line in lines])))
     before = path.read_bytes()
     for argv in verbs(path.parent.name):
         done = finished.run(*argv)

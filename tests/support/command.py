@@ -231,6 +231,8 @@ class Desk:
 
     def path(self, run_id: str, *, simulated: bool = False) -> Path:
         """The journal of a run, or a copy of it."""
+        if self.database is None:  # it may be damaged, so nothing of it is read
+            return (self.state / "simulated" if simulated else self.state) / "runs" / run_id / "journal.jsonl"
         (found,) = [path for path in self.journals(simulated=simulated) if path.parent.name == run_id]
         return found
 
