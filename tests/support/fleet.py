@@ -220,21 +220,15 @@ class Fleet:
             )
 
     def supervise(self) -> None:
-        """Start anew each worker that has ended, and wait until all are there."""
-        for member in self.members:
-            if member.has_ended():
-                self.start(member)
-        self.wait_ready()
-
-    def wait_ready(self) -> None:
-        """Wait until each worker is counted among those that live."""
-        pids = {member.pid for member in self.members if member.process.returncode is None}
+        """Start anew each worker that has ended, and wait until all are counted among those that live."""
 
         def are_there() -> bool:
             for member in self.members:
-                assert member.process.returncode is not None or not member.has_ended(), member.said[-2000:]
-            sql = "select pid from acctops.worker where acctops.silent_s(at) < 3"
-            return pids <= {row[0] for row in self.sql(sql)}
+                if member.has_ended():
+                    assert member.exits[-1] in (0, FENCED, -signal.SIGKILL), member.said[-2000:]
+                    self.start(member)
+            living = {row[0] for row in self.sql("select pid from acctops.worker where acctops.silent_s(at) < 3")}
+            return {member.pid for member in self.members} <= living
 
         until(are_there)
 
@@ -598,7 +592,7 @@ def fleet(
         try:
             for number in range(workers):
                 made.add(ahead_s=ahead_s[number] if number < len(ahead_s) else 0.0)
-            made.wait_ready()
+            made.supervise()
             yield made
         finally:
             made.end()
