@@ -129,7 +129,9 @@ def flat(model: type[msgspec.Struct]) -> Iterator[str]:
 TRUST = {"trust_owners"}
 """Counts in two files alone, which are looked for: tests/test_guard_homes.py."""
 IN_JOB, IN_CONFIG = set(flat(JobFile)), set(flat(ConfigFile)) - {"state"}
-BY_FLAG = {name for name in Flags.__struct_fields__ if name not in ("config", "simulate", "page_names", "database", "local")}
+BY_FLAG = {
+    name for name in Flags.__struct_fields__ if name not in ("config", "simulate", "page_names", "database", "local")
+}
 """`state` and `--database` exclude `--state-dir`: tests/inputs/test_settings.py."""
 
 
