@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     _Answer = tuple[asyncio.Future[float], float, Exception | None]
 
 _ANSWER_S = 1.0
-"""Seconds that an answer may take. Without one the process goes by its own pace; no call leaves without leave."""
+"""Seconds that an answer may take."""
+_PAUSE_S = 1.0
+"""Seconds without sends after a question without an answer: leave to send lasts as long."""
 _STATEMENT_S = 5.0
 """Seconds that a question has at the server, so that one which hangs ends."""
 _REMEMBERED = 50
@@ -35,7 +37,7 @@ _SLOTS = (
     "%s::text[], %s::int[], %s::float8[], %s::float8[], %s::float8[]) "
     "with ordinality as i(lane, depth, interval_s, window_s, late_s, n)"
 )
-_LEAST_LATE_S, _MOST_LATE_S = 0.002, 0.25
+_LEAST_LATE_S, _MOST_LATE_S = 0.002, 1.0
 
 
 class _Question(NamedTuple):
@@ -166,19 +168,28 @@ class DatabaseSlots:
         """Slot → until when its call may leave, as the others count on."""
 
     async def reserve(self, *, rate: float, interval_s: float, window_s: float) -> float:
-        """Take the next slot: at most `rate` in any `window_s`, `interval_s` apart. Return when, by `now`."""
+        """Take the next slot: at most `rate` in any `window_s`, `interval_s` apart. Return when, by `now`.
+
+        Without an answer nothing is sent for `_PAUSE_S`, in which the leave of whoever has no database ends. After
+        that the process goes by its own pace.
+        """
+        at = good_until = None
         for _ in range(_TRIES):
             asked, late_s = self.now(), max(self._ways)
             try:
                 wait_s = await self._asker.ask(self._lane, max(1, int(rate)), interval_s, window_s, late_s)
             except (TimeoutError, LostError, RefusesError):
-                return self.now()
+                await asyncio.sleep(_PAUSE_S)  # others may draw on the lane, and nobody counts our sends
+                continue
             answered = self.now()
+            at = answered + wait_s
+            good_until = at + late_s - (answered - asked) + _SLACK_S
             self._ways.append(min(answered - asked, _MOST_LATE_S))
             if answered - asked <= late_s:
                 break  # else the send would be later than the others count on: that slot is left empty
-        at = answered + wait_s
-        self._good_until[at] = at + late_s - (answered - asked) + _SLACK_S
+        if at is None or good_until is None:
+            return self.now()
+        self._good_until[at] = good_until
         if len(self._good_until) > _REMEMBERED:
             del self._good_until[next(iter(self._good_until))]
         return at
