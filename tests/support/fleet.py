@@ -380,8 +380,9 @@ class Fleet:
         for work in works:
             self._check_one(work, facts, left, ways)
         if undo:
-            for back in self._undone(works):
-                self._check_one(back, facts, left, ways)
+            for some in range(0, len(works), 4):  # a test's server has few connections
+                for back in self._undone(works[some : some + 4]):
+                    self._check_one(back, facts, left, ways)
         self._check_pace(facts, left, ways) if one_clock else self._check_pace(facts, {}, {})
         return facts
 

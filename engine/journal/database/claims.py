@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import BusyError
 from engine.journal.database.journal import SILENT_S
-from engine.journal.database.link import COMMIT_S, Link, LostError, RefusesError, told, who
+from engine.journal.database.link import Link, LostError, RefusesError, link_to, told, who
 from engine.journal.live import CLAIM_WAIT_S, look_at, same_job_words
 from engine.journal.protocols import Claim
 from engine.model import CallId, Rival
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ID_BYTES = 8
 _PULSE_S = 0.5
+_HEARD_S = 2.0
+"""Seconds that a pulse may take. All claims of a process share one connection for it: a worker leads many runs."""
 _LOOK_S = 0.3
 """Seconds after which a run is looked at again that may be dead."""
 _GATE = "select pg_advisory_xact_lock(720575940, 2)"
@@ -59,6 +61,7 @@ def claimed(
     try:
         with told(url):
             rivals = _made(link, mine, token, simulated, inverse, undone_by)
+        link.close()
         tokens[mine.run_id] = token
         pulse = threading.Thread(target=_keep, args=(url, mine.run_id, token, ended), name="claim", daemon=True)
         pulse.start()
@@ -68,7 +71,7 @@ def claimed(
             tokens.pop(mine.run_id, None)
             ended.set()
             with suppress(LostError, RefusesError):  # it is silent from now on
-                link.rows("select acctops.unclaim(%s, %s)", mine.run_id, token)
+                link_to(url, _HEARD_S).rows("select acctops.unclaim(%s, %s)", mine.run_id, token)
     finally:
         link.close()
 
@@ -161,8 +164,6 @@ def rivals_of(
 
 def _keep(url: str, run_id: str, token: str, ended: threading.Event) -> None:
     """Let the claim be heard of until the block has ended."""
-    link = Link(url, statement_s=COMMIT_S)
     while not ended.wait(_PULSE_S):
         with suppress(LostError, RefusesError):
-            link.rows("select acctops.holds_claim(%s, %s)", run_id, token)
-    link.close()
+            link_to(url, _HEARD_S).rows("select acctops.holds_claim(%s, %s)", run_id, token)
