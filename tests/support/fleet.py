@@ -41,6 +41,7 @@ LATE_S = 0.008
 _WATCH = (
     # Which process, under which epoch, wrote each commit: the journals themselves do not say it.
     "create table acctops.drill (run text, no int, first bigint, epoch bigint, process text)",
+    "create index on acctops.drill (run, no, first)",
     "create function acctops.drill() returns trigger language plpgsql as $$ begin "
     "insert into acctops.drill select new.run, new.no, new.first, s.epoch, current_setting('application_name') "
     "from acctops.shard s where s.run = new.run and s.no = new.no; return null; end $$",
