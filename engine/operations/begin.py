@@ -266,9 +266,9 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
 
 async def _handing(this: Planned, new: Proposal) -> Handing | None:
     """Return the shards of a run that is handed over to workers; None for one that this process works on."""
-    if this.store.database is None and not new.terms.detach:
+    if (this.store.database is None and not new.terms.detach) or not new.plan.calls:  # without calls nobody takes it
         return None
-    from engine.operations.handing import handing, is_for_workers  # here: most runs have no workers
+    from engine.operations.handing import handing, is_for_workers, unserved  # here: most runs have no workers
 
     board = is_for_workers(this.store, new.terms)
     if board is None:
@@ -276,7 +276,11 @@ async def _handing(this: Planned, new: Proposal) -> Handing | None:
     plan = new.plan if new.permit is None else _as_signed(new.plan, new.permit)[0]
     spec, action = _waves(new), new.plan.action
     waves = _sizes(spec, len(plan.calls)) if spec is not None else ()
-    return await handing(board, plan.calls, waves, new.frozen, action, this.reach)
+    found = await handing(board, plan.calls, waves, new.frozen, action, this.reach)
+    if not new.terms.detach and (whose := await asyncio.to_thread(unserved, found)):
+        new.terms.tell(Warned(f"no worker has keys of {whose}, so this command sends by itself", always=True))
+        return None
+    return found
 
 
 async def _refuse_unsigned(new: Proposal, settings: Settings, calls: Sequence[Call]) -> bool:

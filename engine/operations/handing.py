@@ -21,7 +21,7 @@ from engine.operations.events import Began, News, Warned
 from engine.operations.following import Followed, ended_of, follow
 from engine.operations.session import SessionEnd
 from engine.planning.routes import Route, routes_of
-from engine.planning.shards import divide
+from engine.planning.shards import divide, owner_of, owner_words
 
 if TYPE_CHECKING:
     from engine.cloud.clients import Reach
@@ -68,7 +68,15 @@ def is_for_workers(store: Runs, terms: Terms) -> Board | None:
                 Warned("no worker is there: nothing is sent until one is: acctops worker --database URL", always=True)
             )
         return board
-    return board if board.workers() else None
+    return board if any(worker.leads for worker in board.workers()) else None
+
+
+def unserved(found: Handing) -> str:
+    """Return in words whose keys no worker has, though calls wait for them; "" if each call has a worker. Blocks."""
+    there = {owner for worker in found.board.workers() for owner in worker.queues}
+    owners = [{owner_of(lane) for lane in line.lanes} for line in found.lines]
+    lacking = {owner_words(owner) for each in owners if not each & there for owner in each}
+    return " and ".join(sorted(lacking))
 
 
 async def handing(

@@ -17,6 +17,7 @@ from engine.cloud.clients import Signer, ask_whose, every_signer, key_owner, quo
 from engine.credentials.keeper import keep_fresh
 from engine.errors import AcctopsError, ConfigError, Reason, UnreachableError, UsageError
 from engine.journal.database.dispatch import Dispatcher
+from engine.journal.database.link import LostError
 from engine.journal.lines import GENESIS, decode_block
 from engine.journal.protocols import Claim
 from engine.journal.shards import Divided
@@ -285,7 +286,7 @@ class Host:
                 self.workers = max(1, len(rows))
                 self._elsewhere = frozenset(name for row in rows if row.name != self.name for name in row.queues)
                 self.answered_at = time.monotonic()
-                for run_id in [run for run, at in self._used_at.items() if self.answered_at - at > _KEPT_S]:
+                for run_id in [run for run, at in list(self._used_at.items()) if self.answered_at - at > _KEPT_S]:
                     self.forget(run_id)  # its end may have been another worker's to write
             except UnreachableError:
                 pass
@@ -316,7 +317,7 @@ class Host:
                 self._say_strangers(wanted - mine.keys(), [*lanes, *runs.values()])
                 for words in await dispatcher.mend(of_lanes, of_runs):
                     self.say(words)
-            except UnreachableError:
+            except (UnreachableError, LostError):
                 pass
             except AcctopsError as error:
                 self.say(str(error))

@@ -174,15 +174,14 @@ class RunSlots:
     async def reserve(self, *, rate: float, interval_s: float, window_s: float) -> float:
         """Take the next slot; return when, by `now`."""
         self._host.slots_taken += 1
-        if len(self.runners) < 2:
+        pace = min((runner.rate for runner in self.runners), default=rate)
+        if len(self.runners) < 2 or pace >= rate:
             return await self._slots.reserve(rate=rate, interval_s=interval_s, window_s=window_s)
         async with self._turn:
             if (wait_s := self._next - self.now()) > 0:
                 await asyncio.sleep(wait_s)
             at = await self._slots.reserve(rate=rate, interval_s=interval_s, window_s=window_s)
-            pace = min((runner.rate for runner in self.runners), default=rate)
-            if pace < rate:
-                self._next = max(self._next, at - 2 / pace) + 1 / pace
+            self._next = max(self._next, at - 2 / pace) + 1 / pace
             return at
 
     def is_good(self, slot_at: float) -> bool:

@@ -107,6 +107,9 @@ async def work(
     await dispatcher.start()
     tasks = (host.beat(), host.mend(dispatcher), host.keep_keys(), host.know_keys(), signs.show(host))
     beside = [asyncio.ensure_future(each) for each in tasks]
+    trouble = asyncio.Event()
+    for task in beside:
+        task.add_done_callback(lambda ended: trouble.set() if _error_of(ended) is not None else None)
     say(f"ready: worker {host.name}, {lanes} lanes, for {', '.join(map(owner_words, owners))}")
     for signer in host.signers:
         if signer.who is None:
@@ -115,10 +118,11 @@ async def work(
                 "of runs that were submitted with the very same keys are taken"
             )
     try:
-        await _first_of(told, host.has_no_keys)
+        await _first_of(told, host.has_no_keys, trouble)
         host.leave("its worker leaves")
         await dispatcher.drain()
     finally:
+        errors = [error for task in beside if (error := _error_of(task)) is not None]
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
@@ -128,7 +132,14 @@ async def work(
         await dispatcher.stop()
         await terms.wire.aclose()
     say("left: what it had is given back")
+    if errors:  # a worker that does not say that it lives, or looks for nothing, is none: it is to be started anew
+        raise errors[0]
     return Reason.OK if told.is_set() else Reason.DENIED
+
+
+def _error_of(task: asyncio.Future[None]) -> BaseException | None:
+    """Return the error that ended a task; None while it goes on, and if it was cancelled or is done."""
+    return task.exception() if task.done() and not task.cancelled() else None
 
 
 async def _first_of(*events: asyncio.Event) -> None:

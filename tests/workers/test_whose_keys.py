@@ -85,20 +85,31 @@ def said(desk: Desk) -> Done:
 
 
 def test_keys_of_another_sub_account_take_no_lane(room: Room) -> None:
-    """Whoever follows is told whose keys no worker has, and whose are there; a worker with them then does it all."""
-    user, other, right = room.desk("user", "ONE"), room.desk("other", "TWO"), room.desk("right", "ONE")
+    """Whoever follows is told whose keys no worker has, and whose are there; a worker with them then does the rest."""
+    user, other = room.desk("user", "ONE"), room.desk("other", "TWO")
+    first, second = room.desk("first", "ONE"), room.desk("second", "ONE")
     with working(other), ExitStack() as later:
-        with (user.work / "err").open("wb") as err:
-            following = user.popen("run", "job.yaml", "--yes", stderr=err)
+        with working(first), (user.work / "err").open("wb") as err:
+            following = user.popen("run", "job.yaml", "--yes", "--rate", "2", stderr=err)
+            wait_until(room.backend.writes)
         wait_until(lambda: "no worker has such keys" in (user.work / "err").read_text())
         told = (user.work / "err").read_text()
-        assert "16 calls wait for sub-account 100000000011" in told
+        assert "calls wait for sub-account 100000000011" in told
         assert "theirs are of sub-account 100000000022" in told
-        assert not room.backend.writes()
-        later.enter_context(working(right))
+        assert len(room.backend.writes()) < len(TARGETS)
+        later.enter_context(working(second))
         assert user.end(following).code == 0
     assert {arrival.identity for arrival in room.backend.writes()} == {"100000000011"}
-    assert said(other).code == 0 and "lanes of sub-account 100000000011 wait" in said(other).err
+    assert said(other).code == 0 and "taken" not in said(other).err
+
+
+def test_without_a_worker_that_has_the_keys_the_command_sends_by_itself(room: Room) -> None:
+    """Who has keys at 3 a.m. does not wait for a worker that has not; and is told."""
+    user, other = room.desk("user", "ONE"), room.desk("other", "TWO")
+    with working(other):
+        done = user.run("run", "job.yaml", "--yes")
+    assert done.code == 0 and "no worker has keys of sub-account 100000000011" in done.err, done.text
+    assert {arrival.identity for arrival in room.backend.writes()} == {"100000000011"}
     assert "taken" not in said(other).err
 
 
