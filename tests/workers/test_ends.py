@@ -302,3 +302,16 @@ def test_notices_and_the_page_are_the_leaders(crew: Crew) -> None:
     wait_until((place / "told.txt").exists)
     assert run in (place / "told.txt").read_text()
     assert run in (place / "page.html").read_text()
+
+
+def test_a_scheduled_run_that_finds_nothing_waits_for_no_worker(crew: Crew) -> None:
+    """It has no call that a lane could take: the command itself writes its `end`, exit 0, while workers are there."""
+    crew.worker()
+    crew.job()
+    match = "targets:\n  - {match: {regions: [ap-singapore], users: {glob: 'nobody*'}, allow_empty: true}}\n"
+    match += "limits: {max_targets: 9}\n"
+    path = crew.desk.work / "job.yaml"
+    path.write_text(path.read_text().partition("targets:")[0] + match)
+    done = crew.run("run", "job.yaml", "--yes", "--json", code=0).json
+    assert done["run"] is not None and not crew.is_submitted(done["run"])
+    crew.verify(done["run"])
