@@ -33,23 +33,22 @@ CHANGE = "change"
 """Reasons in `Halts`: a change of what is sent takes a moment, in which calls written ahead are given back."""
 
 
-def beyond_approval(ledger: Ledger, asked: Asked) -> str | None:
-    """Return why a request goes beyond what was signed, in words; None if it does not, or nothing was signed.
+def refusal(ledger: Ledger, asked: Asked, most_rate: float) -> str | None:
+    """Return why a request is not carried out, in words; None if it is.
 
     Fewer calls, a lower rate and another order of the calls that were signed need no further signature.
     """
     signed = ledger.run.settings.rate
-    if not ledger.approved or asked.rate is None or asked.rate <= signed:
-        return None
-    return f"its plan was approved for {signed:g} a second, and {asked.rate:g} is more; a faster one is a new plan"
-
-
-def beyond_quota(rate: float, most: float) -> str:
-    """Return why a rate above the quota of the session is refused, in words."""
-    return (
-        f"rate {rate:g} is above {most:g} calls a second, the quota with which this session was begun; stop it and "
-        "resume it at that rate"
-    )
+    if asked.refused is not None or asked.rate is None:
+        return asked.refused
+    if ledger.approved and asked.rate > signed:
+        return f"its plan was approved for {signed:g} a second, and {asked.rate:g} is more; a faster one is a new plan"
+    if asked.rate > most_rate:
+        return (
+            f"rate {asked.rate:g} is above {most_rate:g} calls a second, the quota with which this session was begun; "
+            "stop it and resume it at that rate"
+        )
+    return None
 
 
 class Control:
@@ -127,9 +126,7 @@ class Control:
         """Begin what was asked; return it if its effect is to be waited for."""
         note = self._recorder.note
         self._forget(asked.name)
-        refused = asked.refused or beyond_approval(self._recorder.ledger, asked)
-        if refused is None and asked.rate is not None and asked.rate > self._most_rate:
-            refused = beyond_quota(asked.rate, self._most_rate)
+        refused = refusal(self._recorder.ledger, asked, self._most_rate)
         if refused is not None:
             note("control_refused", {"id": asked.id, "by": asked.by, "why": refused})
             return None

@@ -20,7 +20,7 @@ from engine.errors import Reason
 from engine.journal import records
 from engine.journal.records import rfc3339, unix_seconds
 from engine.model import CallId, OmitReason
-from engine.run.control import CHANGE, PAUSE, beyond_approval, beyond_quota
+from engine.run.control import CHANGE, PAUSE, refusal
 
 if TYPE_CHECKING:
     from engine.journal.control import Asked
@@ -140,9 +140,7 @@ class Steering:
     def _begun(self, asked: Asked) -> Asked | None:
         """Note a request; return it if its effect is to be waited for."""
         note = self._recorder.note
-        refused = asked.refused or beyond_approval(self._recorder.ledger, asked)
-        if refused is None and asked.rate is not None and asked.rate > self._most_rate:
-            refused = beyond_quota(asked.rate, self._most_rate)
+        refused = refusal(self._recorder.ledger, asked, self._most_rate)
         if refused is not None:
             note("control_refused", {"id": asked.id, "by": asked.by, "why": refused})
             return None
