@@ -171,15 +171,15 @@ def _live(terms: Terms, run: str, verb: str) -> tuple[RunRef, Runs, Ledger]:
     ledger, flags = ref.replay().ledger, flags_of(terms, ref)
     _refuse_others(terms, ref, ledger, verb)
     if not ref.store.is_live(ref.run_id):
-        raise UsageError(f"run {ref.run_id} {_not_live(ledger, verb, flags)}")
+        raise UsageError(f"run {ref.run_id} {_not_live(ledger, verb, flags, of_one_host=ref.store.database is None)}")
     return ref, ref.store, ledger
 
 
-def _not_live(ledger: Ledger, verb: str, flags: str) -> str:
+def _not_live(ledger: Ledger, verb: str, flags: str, *, of_one_host: bool) -> str:
     run, here = ledger.run.run, os.uname().nodename
     last = ledger.sessions[-1] if ledger.sessions else ledger.run
     is_open = any(not entry.settled for _, entry, _ in ledger.outcomes())
-    if ledger.end is None and last.host != here:
+    if ledger.end is None and last.host != here and of_one_host:
         return f"is not live on this host; it was begun on {last.host}: type it there: acctops {verb} {run}"
     if ledger.end is None or is_open:
         return f"is not live, so there is nothing to {verb}; to go on with it: acctops resume {run}{flags}"
@@ -213,12 +213,20 @@ async def _ask(terms: Terms, ref: RunRef, store: Runs, **wish: Any) -> Steered:
     if effect is not None and effect.what == "control_refused":
         raise UsageError(f"run {ref.run_id} refuses to {wish['what']}: {effect.data.get('why')}")
     if effect is None:
-        terms.tell(Warned(_not_yet(ref.run_id, wish["what"], flags, is_live=is_live), always=True))
+        # In a database, silence alone does not show that a process has ended.
+        is_silent = not is_live and store.database is not None and ledger.end is None
+        words = _not_yet(ref.run_id, wish["what"], flags, is_live=is_live, is_silent=is_silent)
+        terms.tell(Warned(words, always=True))
     return Steered(ref=ref, ledger=ledger, effect=effect, is_live=is_live)
 
 
-def _not_yet(run: str, what: str, flags: str, *, is_live: bool) -> str:
+def _not_yet(run: str, what: str, flags: str, *, is_live: bool, is_silent: bool) -> str:
     words = f"run {run}: asked to {what}, not yet in effect"
+    if is_silent:
+        return (
+            f"{words}: nothing is heard of its process. It has died, or is held up and does this soon after it goes "
+            f"on. See acctops status {run}{flags}; to go on with a run that has died: acctops resume {run}{flags}"
+        )
     if not is_live:
         return f"{words}, and it has ended meanwhile: nothing comes of it; what it did: acctops report {run}{flags}"
     back = f"; to take the pause back: acctops resume {run}{flags}" if what == "pause" else ""

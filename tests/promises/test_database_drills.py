@@ -103,6 +103,20 @@ def test_a_process_that_was_stopped_sends_nothing_when_it_wakes(site: Site) -> N
     site.account_for(run)
 
 
+def test_a_pause_of_a_run_that_is_held_up_is_not_said_to_be_lost(site: Site) -> None:
+    """Its silence does not show that it has ended. When it goes on, it pauses; and goes on when that is lifted."""
+    process, run = site.start()
+    os.kill(process.pid, signal.SIGSTOP)
+    told = site.there.run("pause", run)
+    assert told.code == 1 and "nothing is heard of its process" in told.err, told.text
+    assert f"acctops resume {run}" in told.err and "has ended" not in told.err
+    os.kill(process.pid, signal.SIGCONT)
+    wait_until(lambda: site.there.run("status", run, "--json").json["paused"] is not None)
+    assert site.there.run("resume", run).code == 0
+    assert site.here.end(process).code == 0
+    site.account_for(run)
+
+
 def test_a_stopped_run_that_would_meet_a_new_one_is_fenced_first(site: Site) -> None:
     """The opposite on one of its accounts begins once it has been silent; when it wakes, it sends nothing."""
     process, run = site.start()
