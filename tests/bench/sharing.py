@@ -79,12 +79,12 @@ async def journals(url: str, count: int, seconds: float) -> Row:
 
 async def lanes(url: str, count: int, seconds: float) -> Row:
     """Each lane takes a slot after the other, as a pacer does."""
-    from engine.journal.database.slots import Asker, DatabaseSlots
+    from engine.journal.database.slots import Asker, DatabaseSlots, Slot
 
     class Counting(Asker):
         unanswered = 0
 
-        async def ask(self, *args: Any, **named: Any) -> float:  # Any: as it has it
+        async def ask(self, *args: Any, **named: Any) -> Slot:  # Any: as it has it
             try:
                 return await super().ask(*args, **named)
             except Exception:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from engine.errors import JournalWriteError
 from engine.journal.database.courier import Seat
 from engine.journal.database.journal import SILENT_S, DatabaseJournal
 from engine.journal.database.link import Link, LostError, RefusesError, close_links
-from engine.journal.database.slots import Asker, DatabaseSlots
+from engine.journal.database.slots import Asker, DatabaseSlots, Slot
 from engine.model import RunId
 from tests.journal.test_database_journal import age, name_of, runs_of
 from tests.support.command import wait_until
@@ -24,6 +25,7 @@ from tests.support.journals import NOW, plan, sent, settled, ticking
 from tests.support.postgres import Postgres
 
 MANY = 12
+QUOTA = 20
 Opened = list[tuple[RunId, DatabaseJournal]]
 
 
@@ -215,9 +217,9 @@ async def test_questions_that_wait_are_one_statement(postgres: Postgres, databas
     asker = Asker(database)
     await asker.ask("first", 20, 0.05, 1.0, 0.0)
     asked = [asker.ask(f"lane {number % 3}", 20, 0.5, 1.0, 0.0) for number in range(12)]
-    waits = await asyncio.gather(*asked)
+    found = await asyncio.gather(*asked)
     for lane in range(3):
-        assert [round(each, 1) for each in sorted(waits[lane::3])] == [0.0, 0.5, 1.0, 1.5]
+        assert [round(each.wait_s, 1) for each in sorted(found[lane::3])] == [0.0, 0.0, 0.0, 0.5], "two are caught up"
     made = "select count(distinct xmin::text) from acctops.lane where name like 'lane%'"
     assert int(str(postgres.sql(name_of(database), made)[0][0])) <= 2
     asker.close()
@@ -279,6 +281,98 @@ async def test_askers_that_lock_many_lanes_do_not_meet(database: str) -> None:
     assert sum(await asyncio.gather(*map(many, askers))) == 4 * 15 * 20
     for each in askers:
         each.close()
+
+
+async def test_what_was_allowed_for_costs_nothing_once_it_is_told(database: str) -> None:
+    """The send a quota before counts as late as it was; one of which nothing was told, as late as it may have been."""
+    asker = Asker(database)
+
+    async def wait_s(lane: str, told: Callable[[Slot], tuple[float, float] | None]) -> float:
+        left, slot = None, Slot(0.0, 0.0)
+        for _ in range(QUOTA + 1):
+            slot = await asker.ask(lane, QUOTA, 0.0, 30.0, 10.0, left)
+            left = told(slot)
+        return slot.wait_s
+
+    assert 39.0 < await wait_s("nothing told", lambda _slot: None) <= 40.0
+    assert 29.0 < await wait_s("left at once", lambda slot: (slot.until, slot.until - 10.0)) <= 30.0
+    assert 32.0 < await wait_s("left 3 s late", lambda slot: (slot.until, slot.until - 7.0)) <= 33.0
+    assert 39.0 < await wait_s("another was told", lambda slot: (slot.until + 1, slot.until - 10.0)) <= 40.0
+    asker.close()
+
+
+async def test_what_leaves_late_is_told_by_whoever_sent_it(database: str) -> None:
+    """The lane keeps its distance from when calls have left, also for other processes."""
+    askers = [Asker(database) for _ in range(2)]
+    mine, other = (DatabaseSlots(asker, "lane", clock=time.monotonic) for asker in askers)
+    terms = {"rate": 1.0, "interval_s": 1.0, "window_s": 50.0}
+    first = await mine.reserve(**terms)
+    mine.left_late(first, 5.0)
+    second = await mine.reserve(**terms)
+    assert 55.0 <= second - first < 55.5
+    mine.left_late(second, 0.0)
+    third = await mine.reserve(**terms)
+    assert 50.0 <= third - second < 50.5
+    assert 50.0 <= await other.reserve(**terms) - third < 51.5, "of the third nothing is known"
+    for each in askers:
+        each.close()
+
+
+async def test_an_older_process_keeps_the_window_of_a_newer_one(postgres: Postgres, database: str) -> None:
+    """Both use the same row while workers are replaced by newer ones; each counts what the other sends."""
+    asker, name, waits = Asker(database), name_of(database), list[float]()
+    for number in range(QUOTA + 1):
+        if number % 2:
+            waits.append((await asker.ask("lane", QUOTA, 0.0, 30.0, 0.0)).wait_s)
+        else:
+            rows = postgres.sql(name, f"select acctops.slot('lane', {QUOTA}, 0.0, 30.0, 0.0)")
+            waits.append(float(str(rows[0][0])))
+    assert all(each < 1.0 for each in waits[:-1]) and 25.0 < waits[-1] <= 30.0
+    asker.close()
+
+
+@pytest.mark.parametrize("is_ahead", [True, False])
+async def test_a_database_that_is_far_away_costs_no_slots(
+    database: str, is_ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each slot is asked for while the one before is waited for; without that, the way there and back is lost."""
+    if not is_ahead:
+        monkeypatch.setattr("engine.journal.database.slots._AHEAD", float("inf"))
+    passed = [0.0]
+
+    class Far(Asker):
+        async def ask(self, *args: Any, **named: Any) -> Slot:  # Any: as it has it
+            slot = await super().ask(*args, **named)
+            await asyncio.sleep(0.08)
+            passed[0] += 0.08
+            return slot
+
+    asker = Far(database)
+    slots = DatabaseSlots(asker, "lane", clock=time.monotonic)
+    found = []
+    for _ in range(30):
+        at = await slots.reserve(rate=QUOTA, interval_s=0.1, window_s=1.0)
+        found.append(at)
+        await asyncio.sleep(max(0.0, at - time.monotonic()) + 0.06)  # then the call is handed over, say
+    asker.close()
+    pace = 0.1 * (len(found) - 1) / (found[-1] - found[0])
+    assert pace > 0.9 if is_ahead else pace < 0.8
+
+
+async def test_a_slot_that_was_asked_for_ahead_is_used_only_while_it_is_good(database: str) -> None:
+    """After a pause, or for another rate, a new one is asked for."""
+    asker = Asker(database)
+    slots = DatabaseSlots(asker, "lane", clock=time.monotonic)
+    slots._way_s = 1.0
+    await slots.reserve(rate=QUOTA, interval_s=0.01, window_s=0.1)
+    assert slots._ahead is not None
+    await slots._ahead[1]
+    await asyncio.sleep(0.5)
+    assert await slots.reserve(rate=QUOTA, interval_s=0.01, window_s=0.1) > time.monotonic() - 0.2
+    assert slots._ahead is not None
+    ahead = await slots._ahead[1]
+    assert await slots.reserve(rate=5.0, interval_s=0.3, window_s=1.0) > ahead
+    asker.close()
 
 
 def test_a_link_says_whether_it_waits_for_the_disk(database: str) -> None:

@@ -2,7 +2,8 @@
 
 The moments are on the database's clock, and no clock of a host is compared with it. The answer to a question is how
 long to wait. It is waited for from when the answer came, so a send is late by the way of the answer, never early. The
-row counts each send as that much late, by the longest way of the last answers.
+row counts each send as late by more than any of the last ones was. With a later question the process says by when the
+send had left at the latest: so what was allowed for costs the lane nothing, but for a send of which nothing is heard.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from engine.journal.grouped import JournalThread
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    _Answer = tuple[asyncio.Future[float], float, Exception | None]
+    _Answer = tuple[asyncio.Future["Slot"], "Slot | None", Exception | None]
 
 _ANSWER_S = 1.0
 """Seconds that an answer may take."""
@@ -33,18 +34,46 @@ _SLACK_S = 0.01
 """Seconds that a call may leave later than that: the guard has room for so much."""
 _TRIES = 5
 _SLOTS = (
-    "select i.n, acctops.slot(i.lane, i.depth, i.interval_s, i.window_s, i.late_s) from unnest("
-    "%s::text[], %s::int[], %s::float8[], %s::float8[], %s::float8[]) "
-    "with ordinality as i(lane, depth, interval_s, window_s, late_s, n)"
+    "select i.n, s.wait_s, s.until from unnest("
+    "%s::text[], %s::int[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[]) "
+    "with ordinality as i(lane, depth, interval_s, window_s, late_s, told, left_at, n), "
+    "lateral acctops.next_slot(i.lane, i.depth, i.interval_s, i.window_s, i.late_s, i.told, i.left_at) s"
 )
-_LEAST_LATE_S, _MOST_LATE_S = 0.002, 1.0
+_FIRST_LATE_S, _LEAST_LATE_S, _MOST_LATE_S = 0.1, 0.01, 1.0
+"""Seconds by which a send is allowed to be late: the first ones, as a connection is to be opened, and the bounds."""
+_AHEAD = 0.25
+"""If answers take more than this share of the time between two slots, each slot is asked for one ahead."""
+_WEIGHT = 0.1
+"""Of the last answer, in how long answers take."""
+_ROOM = 2.0
+"""A send is allowed to be so many times as late as the latest of the last ones: it seldom needs another slot."""
+
+
+class Slot(NamedTuple):
+    """A slot, as the database answers."""
+
+    wait_s: float
+    """Seconds until it comes."""
+    until: float
+    """Until when its call counts as not yet gone, by the clock of the database."""
 
 
 class _Question(NamedTuple):
     """What is asked of one lane, and the future of who waits for the answer."""
 
-    args: tuple[str, int, float, float, float]
-    answer: asyncio.Future[float]
+    args: tuple[str, int, float, float, float, float | None, float | None]
+    answer: asyncio.Future[Slot]
+
+
+class _Taken(NamedTuple):
+    """A slot that was given out, for as long as it is not known when its call left."""
+
+    good_until: float
+    """Until when the call may leave, by the clock of this process."""
+    until: float
+    """The same by the clock of the database."""
+    begins_at: float
+    """The slot by the clock of the database, and the way of the question: the call leaves then, or later."""
 
 
 class Asker:
@@ -65,27 +94,37 @@ class Asker:
         self._hangs = False
         """Whether the last question got no answer in time."""
 
-    async def ask(self, lane: str, depth: int, interval_s: float, window_s: float, late_s: float) -> float:
-        """Return how many seconds to wait; TimeoutError, LostError or RefusesError without an answer.
+    async def ask(
+        self,
+        lane: str,
+        depth: int,
+        interval_s: float,
+        window_s: float,
+        late_s: float,
+        left: tuple[float, float] | None = None,
+    ) -> Slot:
+        """Return the next slot of a lane; TimeoutError, LostError or RefusesError without an answer.
 
-        While a question hangs no other is asked.
+        `left`: the `until` of an earlier slot, and when its call had left at the latest, both by the clock of the
+        database. While a question hangs no other is asked.
         """
         if self._hangs and self._is_asking:
             raise TimeoutError
-        answer: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        told, left_at = left or (None, None)
         with self._lock:
-            self._waiting.append(_Question((lane, depth, interval_s, window_s, late_s), answer))
+            self._waiting.append(_Question((lane, depth, interval_s, window_s, late_s, told, left_at), answer))
             starts, self._is_asking = not self._is_asking, True
         if starts:
             self._thread.submit(self._go_on)
         try:
             async with asyncio.timeout(_ANSWER_S):
-                wait_s = await answer
+                slot = await answer
         except TimeoutError:
             self._hangs = True
             raise
         self._hangs = False
-        return wait_s
+        return slot
 
     def close(self) -> None:
         """End the thread and the connection; a question that hangs is not waited for."""
@@ -107,17 +146,16 @@ class Asker:
 
     def _answers(self, questions: Sequence[_Question]) -> list[_Answer]:
         try:
-            lanes, depths, intervals, windows, lates = zip(*(each.args for each in questions), strict=True)
-            rows = self._link.rows(_SLOTS, *map(list, (lanes, depths, intervals, windows, lates)))
-            waits = {number: float(wait_s) for number, wait_s in rows}
-            return [(each.answer, waits[number], None) for number, each in enumerate(questions, 1)]
+            rows = self._link.rows(_SLOTS, *map(list, zip(*(each.args for each in questions), strict=True)))
+            slots = {number: Slot(wait_s, until) for number, wait_s, until in rows}
+            return [(each.answer, slots[number], None) for number, each in enumerate(questions, 1)]
         except RefusesError as error:
             if len(questions) == 1:
-                return [(questions[0].answer, 0.0, error)]
+                return [(questions[0].answer, None, error)]
             # One of them is refused, and so the statement: no slot was taken.
             return [found for each in questions for found in self._answers([each])]
         except Exception as error:  # noqa: BLE001 - whoever asked raises it
-            return [(each.answer, 0.0, error) for each in questions]
+            return [(each.answer, None, error) for each in questions]
 
 
 def _give(answers: Sequence[_Answer]) -> None:
@@ -131,9 +169,13 @@ def _give(answers: Sequence[_Answer]) -> None:
 
 
 def _set_all(answers: Sequence[_Answer]) -> None:
-    for answer, wait_s, error in answers:
-        if not answer.done():  # nobody may wait for it any more
-            answer.set_result(wait_s) if error is None else answer.set_exception(error)
+    for answer, slot, error in answers:
+        if answer.done():  # nobody waits for it any more
+            continue
+        if slot is not None:
+            answer.set_result(slot)
+        elif error is not None:
+            answer.set_exception(error)
 
 
 _ASKERS: dict[str, Asker] = {}
@@ -162,10 +204,16 @@ class DatabaseSlots:
         self.now = clock
         self._asker = asker
         self._lane = lane
-        self._ways: deque[float] = deque([_LEAST_LATE_S], _REMEMBERED)
-        """Seconds that the last answers took."""
-        self._good_until: dict[float, float] = {}
-        """Slot → until when its call may leave, as the others count on."""
+        self._lates: deque[float] = deque([_FIRST_LATE_S / _ROOM], _REMEMBERED)
+        """How late the last answers came, and the last calls left, in seconds."""
+        self._taken: dict[float, _Taken] = {}
+        """What was given out last, by the moment that was given out."""
+        self._left: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
+        """Of which calls it is to be told when they left: see `Asker.ask`."""
+        self._way_s = 0.0
+        """How long answers take, by the last ones."""
+        self._ahead: tuple[float, asyncio.Future[float]] | None = None
+        """The next slot, asked for ahead, and the rate for which it was."""
 
     async def reserve(self, *, rate: float, interval_s: float, window_s: float) -> float:
         """Take the next slot: at most `rate` in any `window_s`, `interval_s` apart. Return when, by `now`.
@@ -173,31 +221,53 @@ class DatabaseSlots:
         Without an answer nothing is sent for `_PAUSE_S`, in which the leave of whoever has no database ends. After
         that the process goes by its own pace.
         """
-        at = good_until = None
+        at = await self._asked_ahead(rate)
+        if at is None:
+            at = await self._ask(rate, interval_s, window_s)
+        if self._ahead is None and self._way_s > _AHEAD * interval_s:
+            self._ahead = rate, asyncio.ensure_future(self._ask(rate, interval_s, window_s))
+        return at
+
+    async def _asked_ahead(self, rate: float) -> float | None:
+        """Return the slot that was asked for ahead; None if there is none, or a call can leave in it no more."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead[0] != rate:
+            return None
+        at = await asyncio.shield(ahead[1])
+        return at if self.is_good(at) else None
+
+    async def _ask(self, rate: float, interval_s: float, window_s: float) -> float:
+        """Ask for the next slot; return when it is, by `now`."""
+        at = taken = None
         for _ in range(_TRIES):
-            asked, late_s = self.now(), max(self._ways)
+            asked, late_s = self.now(), min(max(_LEAST_LATE_S, _ROOM * max(self._lates)), _MOST_LATE_S)
+            left = self._left.popleft() if self._left else None
             try:
-                wait_s = await self._asker.ask(self._lane, max(1, int(rate)), interval_s, window_s, late_s)
+                slot = await self._asker.ask(self._lane, max(1, int(rate)), interval_s, window_s, late_s, left)
             except (TimeoutError, LostError, RefusesError):
                 await asyncio.sleep(_PAUSE_S)  # others may draw on the lane, and nobody counts our sends
                 continue
-            answered = self.now()
-            at = answered + wait_s
-            good_until = at + late_s - (answered - asked) + _SLACK_S
-            self._ways.append(min(answered - asked, _MOST_LATE_S))
-            if answered - asked <= late_s:
+            way_s = self.now() - asked
+            at = asked + way_s + slot.wait_s
+            taken = _Taken(at + late_s - way_s + _SLACK_S, slot.until, slot.until - late_s + way_s)
+            self._lates.append(min(way_s, _MOST_LATE_S))
+            self._way_s += _WEIGHT * (way_s - self._way_s)
+            if way_s <= late_s:
                 break  # else the send would be later than the others count on: that slot is left empty
-        if at is None or good_until is None:
+        if at is None or taken is None:
             return self.now()
-        self._good_until[at] = good_until
-        if len(self._good_until) > _REMEMBERED:
-            del self._good_until[next(iter(self._good_until))]
+        self._taken[at] = taken
+        if len(self._taken) > _REMEMBERED:
+            del self._taken[next(iter(self._taken))]
         return at
 
     def is_good(self, slot_at: float) -> bool:
         """Return whether a call may leave now in the slot of `slot_at`: not much later than the others count on."""
-        return self.now() <= self._good_until.get(slot_at, float("inf"))
+        taken = self._taken.get(slot_at)
+        return taken is None or self.now() <= taken.good_until
 
     def left_late(self, slot_at: float, late_s: float) -> None:
-        """Note that a call left `late_s` after its slot: for the next questions each send counts as that much late."""
-        self._ways.append(min(late_s, _MOST_LATE_S))
+        """Note that a call left `late_s` after its slot: it is told with the next question, and more is allowed for."""
+        self._lates.append(min(late_s, _MOST_LATE_S))
+        if (taken := self._taken.pop(slot_at, None)) is not None:
+            self._left.append((taken.until, taken.begins_at + max(0.0, late_s)))

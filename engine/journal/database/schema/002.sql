@@ -250,3 +250,44 @@ create function acctops.leave(the_name text) returns void
 language sql security definer set search_path = acctops, pg_temp as $$
   delete from worker where name = the_name
 $$;
+
+-- Take the next slot of a lane; returns how many seconds from now it is, and until when its call counts as not yet gone,
+-- in seconds of this server's clock: late_s after the slot. With the question comes what became of an earlier call: the
+-- one that counted until `told` left before `left_at`. As with files, few slots of the schedule may be caught up; the
+-- window holds whatever the schedule says.
+create function acctops.next_slot(the_lane text, depth int, interval_s float8, window_s float8, late_s float8,
+                                  told float8, left_at float8, out wait_s float8, out until float8)
+language plpgsql security definer set search_path = acctops, pg_temp as $$
+declare
+  l lane;
+  n int;
+  t float8;
+  at float8;
+begin
+  select x.* into l from lane x where x.name = the_lane for update;
+  if not found then
+    insert into lane (name, schedule, leaving) values (the_lane, '-infinity', '{}') on conflict do nothing;
+    select x.* into l from lane x where x.name = the_lane for update;
+  end if;
+  t := extract(epoch from clock_timestamp());
+  if l.schedule > t + greatest(60, 100 * interval_s) then  -- the clock was set back
+    l.schedule := '-infinity'; l.leaving := '{}';
+  end if;
+  n := array_position(l.leaving, told);
+  if n is not null then
+    l.leaving[n] := left_at;
+    l.leaving := array(select x from unnest(l.leaving) x order by x);
+  end if;
+  n := cardinality(l.leaving);
+  l.schedule := greatest(l.schedule + interval_s, t - 2 * interval_s);
+  at := greatest(t, l.schedule);
+  if n >= depth then at := greatest(at, l.leaving[n - depth + 1] + window_s); end if;
+  wait_s := at - t;
+  until := at + late_s;
+  l.leaving := l.leaving || until;
+  if until < l.leaving[n] then
+    l.leaving := array(select x from unnest(l.leaving) x order by x);
+  end if;
+  if n >= 2 * depth + 20 then l.leaving := l.leaving[n - 2 * depth - 18 :]; end if;
+  update lane x set schedule = l.schedule, leaving = l.leaving where x.name = the_lane;
+end $$;
