@@ -439,11 +439,11 @@ class Session(Struct, frozen=True, kw_only=True):
         calls = len(self.ledger.calls)
         seconds = routes.seconds(settings.rate, signers(self.reach.keyring))
         pacer = partial(self._pacer, settings)
-        lanes = lanes_of(routes, clients, action=run.action, workers=room.workers, pacer=pacer)
+        host = self.share.host if self.share is not None else None
         requests = self._requests
         return Runner(
             recorder,
-            lanes if self.share is None else [lane for lane in lanes if lane.client.host == self.share.host],
+            lanes_of(routes, clients, action=run.action, workers=room.workers, pacer=pacer, host=host),
             routes,
             Inventory(
                 clients.reading,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
@@ -119,12 +120,22 @@ def lane_name(identity: str, action: str, client: Client) -> str:
 
 
 def lanes_of(
-    routes: Routes, clients: Clients, *, action: str, workers: int, pacer: Callable[[str], Pacer]
+    routes: Routes,
+    clients: Clients,
+    *,
+    action: str,
+    workers: int,
+    pacer: Callable[[str], Pacer],
+    host: str | None = None,
 ) -> list[Lane]:
-    """Return a lane for each route, identity and access point; `pacer` makes the pacer of a lane from its name."""
+    """Return a lane for each route, identity and access point; `pacer` makes the pacer of a lane from its name.
+
+    With a `host`, only lanes of the access point at this host and port.
+    """
     lanes = []
     for number, route in enumerate(routes.every):
-        for client in clients.signing(route.account, route.endpoints):
+        endpoints = [each for each in route.endpoints if host is None or urlsplit(each).netloc == host]
+        for client in clients.signing(route.account, endpoints):
             name = lane_name(client.identity, action, client)
             permits = asyncio.Semaphore(workers)
             lanes.append(Lane(name, client, pacer(name), permits, route=number, account=route.account))

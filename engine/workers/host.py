@@ -30,19 +30,21 @@ from engine.operations.today import guards_of
 from engine.operations.whose import AGAIN_S
 from engine.outside.foreign import pasted
 from engine.planning.shards import owner_of, owner_words
-from engine.workers.offers import Offers
+from engine.workers.together import Together
 
 if TYPE_CHECKING:
     from engine.cloud.clients import Reach
     from engine.inputs.settings import Settings
     from engine.journal import records
     from engine.journal.ledger import Ledger
-    from engine.journal.protocols import Board, Runs
+    from engine.journal.protocols import Board, Offer, Runs
     from engine.model import Call, CallId, Omit, Reading, Rival
     from engine.operations.family import Undone
     from engine.operations.terms import Terms
     from engine.run.runner import Runner
 
+OFFERS_S = 0.1
+"""Seconds between two questions what lanes may take: 100 lanes that look twice a second ask ten times, not 200."""
 LOOK_S = 0.5
 """Seconds between two looks for lanes and runs of which nothing is heard."""
 BEAT_S = 1.0
@@ -107,7 +109,7 @@ class Host:
         self.reach = reach
         self.store: Runs = store
         self.board: Board = board
-        self.offers = Offers(board)
+        self._offers: Together[tuple[str, Collection[str]], list[Offer]] = Together(self._offered, every_s=OFFERS_S)
         self.say = say
         self.name = f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(3)}"
         self.connections = READERS + _LANE_CONNECTIONS * most_lanes
@@ -189,7 +191,15 @@ class Host:
     async def ledger_of(self, run_id: str, no: int) -> Ledger:
         """Return the ledger of a shard as chain 0 of its run leaves it now."""
         self._used_at[run_id] = time.monotonic()
-        return await self._plans.setdefault(run_id, _Plan(self.board, run_id)).ledger(no)
+        return await self._plans.setdefault(run_id, _Plan(self.board, run_id)).ledgers.of(no)
+
+    async def offers(self, lane: str, without: Collection[str]) -> list[Offer]:
+        """Return what a lane may take, but for shards of the runs `without`; UnreachableError without an answer."""
+        return await self._offers.of((lane, without))
+
+    def _offered(self, lanes: Sequence[tuple[str, Collection[str]]]) -> list[list[Offer]]:
+        found = self.board.offers(dict(lanes))
+        return [found[lane] for lane, _ in lanes]
 
     def forget(self, run_id: str) -> None:
         """Forget what is kept of a run: it has ended."""
@@ -401,14 +411,10 @@ class _Plan:
         self._divided = Divided()
         self._end = (0, GENESIS)
         """Number and hash of the last line that is known."""
-        self._turn = asyncio.Lock()
+        self.ledgers: Together[int, Ledger] = Together(self._ledgers)
+        """Number of a shard → its ledger, by what is written now. ConfigError if the chain does not hold."""
 
-    async def ledger(self, no: int) -> Ledger:
-        """Return the ledger of a shard, by what is written now. ConfigError if the chain does not hold."""
-        async with self._turn:
-            return await asyncio.to_thread(self._ledger, no)
-
-    def _ledger(self, no: int) -> Ledger:
+    def _ledgers(self, nos: Sequence[int]) -> list[Ledger]:
         seq, head = self._end
         if block := b"".join(self._board.chain(self._run, 0, seq)):
             found = decode_block(block, seq + 1, head, self._run, v=2)
@@ -416,4 +422,4 @@ class _Plan:
                 raise ConfigError(f"run {self._run}: its journal does not hold: acctops journal verify {self._run}")
             self._divided.add(found)
             self._end = found[-1].seq, found[-1].hash
-        return self._divided.ledger(no)
+        return [self._divided.ledger(no) for no in nos]

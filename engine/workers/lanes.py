@@ -26,6 +26,7 @@ from engine.operations.resume import drop_guarded
 from engine.operations.session import Session, Share
 from engine.operations.terms import operator
 from engine.operations.windows import time_left, window_of
+from engine.pacing.pacer import Gear
 from engine.planning.shards import owner_of
 from engine.run.runner import Runner
 
@@ -105,7 +106,7 @@ class LaneSession:
             return []
         try:
             without = {run for run, _ in self._served if not self._has_room(run)}
-            return await self._host.offers.of(self._name, without)
+            return await self._host.offers(self._name, without)
         except UnreachableError:
             return None
 
@@ -160,14 +161,18 @@ class LaneSession:
 
 
 class RunSlots:
-    """The slots of a lane for one run: its sessions here share the run's rate, where that is below the quota."""
+    """The slots of a lane for one run: its sessions here share the run's rate, where that is below the quota.
+
+    They share it one after the other, too: a session that begins does not know what the one before it has sent.
+    """
 
     def __init__(self, slots: LaneSlots, host: Host) -> None:
         self.now = slots.now
         self._slots = slots
         self._host = host
         self._turn = asyncio.Lock()
-        self._next = -math.inf
+        self._gear = Gear(1.0)
+        """Of the run's rate, where it is below the quota."""
         self.runners: list[Runner] = []
         """The runners whose calls these slots are for."""
 
@@ -175,13 +180,15 @@ class RunSlots:
         """Take the next slot; return when, by `now`."""
         self._host.slots_taken += 1
         pace = min((runner.rate for runner in self.runners), default=rate)
-        if len(self.runners) < 2 or pace >= rate:
+        if pace >= rate:
             return await self._slots.reserve(rate=rate, interval_s=interval_s, window_s=window_s)
+        if pace != self._gear.rate:
+            self._gear.set_rate(pace)
         async with self._turn:
-            if (wait_s := self._next - self.now()) > 0:
+            if (wait_s := self._gear.earliest() - self.now()) > 0:
                 await asyncio.sleep(wait_s)
             at = await self._slots.reserve(rate=rate, interval_s=interval_s, window_s=window_s)
-            self._next = max(self._next, at - 2 / pace) + 1 / pace
+            self._gear.sent(at)
             return at
 
     def is_good(self, slot_at: float) -> bool:
@@ -190,6 +197,7 @@ class RunSlots:
 
     def left_late(self, slot_at: float, late_s: float) -> None:
         """Note that the call in the slot of `slot_at` left `late_s` later."""
+        self._gear.left_late(slot_at, late_s)
         self._slots.left_late(slot_at, late_s)
 
 
@@ -292,6 +300,7 @@ class _Shard:
                 way_out=guards.way_out,
                 language=guards.language,
                 wire=host.terms.wire,
+                known=host.reach.known,
             ),
             passwords=passwords_of(ledger.settings, ledger.run.action, guards.trust, tell=host.terms.tell),
             stop_after=None,

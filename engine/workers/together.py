@@ -1,54 +1,55 @@
-"""What the lanes of one worker may take: lanes that ask within a moment ask the database together."""
+"""Questions to the database that sessions of one worker ask together: those that come within a moment are one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from engine.journal.protocols import Board, Offer
+    from collections.abc import Callable, Sequence
 
-EVERY_S = 0.1
-"""Seconds between two questions: one hundred lanes that look twice a second ask ten, not two hundred."""
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
 
 
-class Offers:
-    """Asks for all lanes of a worker. Used on one loop."""
+class Together(Generic[Question, Answer]):
+    """Asks for all who wait. What is answered was asked after each of them had asked. Used on one loop."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        self._waiting: list[tuple[str, Collection[str], asyncio.Future[list[Offer]]]] = []
+    def __init__(self, ask: Callable[[Sequence[Question]], Sequence[Answer]], *, every_s: float = 0.0) -> None:
+        """`ask` blocks, and answers in the order of the questions; it is called at most once in `every_s` seconds."""
+        self._ask = ask
+        self._every_s = every_s
+        self._waiting: list[tuple[Question, asyncio.Future[Answer]]] = []
         self._task: asyncio.Task[None] | None = None
         self._next_at = 0.0
 
-    async def of(self, lane: str, without: Collection[str]) -> list[Offer]:
-        """Return what a lane may take, but for shards of the runs `without`; UnreachableError without an answer."""
+    async def of(self, question: Question) -> Answer:
+        """Return the answer; raises what `ask` raises."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[Offer]] = loop.create_future()
-        self._waiting.append((lane, without, answer))
+        answer: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((question, answer))
         if self._task is None:
-            self._task = loop.create_task(self._ask())
+            self._task = loop.create_task(self._ask_all())
         return await answer
 
-    async def _ask(self) -> None:
+    async def _ask_all(self) -> None:
         now = asyncio.get_running_loop().time
         try:
             while self._waiting:
                 await asyncio.sleep(max(0.0, self._next_at - now()))
-                self._next_at = now() + EVERY_S
-                asked, self._waiting = [each for each in self._waiting if not each[2].done()], []
+                self._next_at = now() + self._every_s
+                asked, self._waiting = [each for each in self._waiting if not each[1].done()], []
                 try:
-                    found = await asyncio.to_thread(self._board.offers, {lane: without for lane, without, _ in asked})
+                    found = await asyncio.to_thread(self._ask, [question for question, _ in asked])
                 except Exception as error:  # noqa: BLE001 - whoever asked raises it
-                    for _, _, answer in asked:
+                    for _, answer in asked:
                         if not answer.done():
                             answer.set_exception(error)
                 else:
-                    for lane, _, answer in asked:
+                    for (_, answer), each in zip(asked, found, strict=True):
                         if not answer.done():
-                            answer.set_result(found[lane])
+                            answer.set_result(each)
         finally:
             self._task = None
-            for _, _, answer in self._waiting:
+            for _, answer in self._waiting:
                 answer.cancel()
