@@ -7,13 +7,14 @@ sorted), its CPU seconds, its peak memory, and its most threads and open files.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _LOOK_S = 0.5
 
@@ -46,15 +47,23 @@ def main(file: str, words: list[str]) -> None:
             most["files"] = max(most["files"], len(list(Path("/proc/self/fd").iterdir())))
             time.sleep(_LOOK_S)
 
+    def write() -> None:
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found = {"late_ms": sorted(late_ms), "peak_mb": peak_mb, "cpu_s": time.process_time(), **most}
+        Path(file).write_text(json.dumps(found), encoding="utf-8")
+
+    def end(code: int) -> NoReturn:
+        write()
+        leave(code)
+
+    leave, os._exit = os._exit, end  # a worker ends so
     GroupedJournal.append = noted  # type: ignore[method-assign]
     threading.Thread(target=look, daemon=True).start()
     sys.argv[1:] = words
     try:
         entry()
     finally:
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        found = {"late_ms": sorted(late_ms), "peak_mb": peak_mb, "cpu_s": time.process_time(), **most}
-        Path(file).write_text(json.dumps(found), encoding="utf-8")
+        write()
 
 
 if __name__ == "__main__":

@@ -30,21 +30,22 @@ _A_PLACE = 5
 
 
 def measure(say: Say, *, quick: bool) -> list[Row]:
-    """Ten lanes × 20/s: files, database, one worker, three; then one hundred lanes of one worker."""
-    seconds, many_s = (12, 12) if quick else (30, 40)
+    """Ten lanes × 20/s: files, database, one worker, three; then 50 and 100 lanes, files and one worker."""
+    seconds = 12 if quick else 30
+    few: tuple[str | int, ...] = ("files", "database", 1, 3)
+    ways = [(how, 10, _QUOTA) for how in few]
+    ways += [(how, lanes, rate) for lanes, rate in ((50, _QUOTA), (100, 8), (100, _QUOTA)) for how in ("files", 1)]
     rows = []
     with serving() as postgres:
-        for how in ("files", "database", 1, 3):
-            say(f"workers: 10 lanes, {seconds} s, {how}")
-            rows.append(_row(postgres, how, 10, seconds))
-        say(f"workers: 100 lanes of one worker, {many_s} s")
-        rows.append(_row(postgres, 1, 100, many_s))
+        for how, lanes, rate in ways:
+            say(f"workers: {lanes} lanes × {rate}/s, {seconds} s, {how}")
+            rows.append(_row(postgres, how, lanes, seconds, rate))
     return rows
 
 
-def _row(postgres: Postgres, how: str | int, lanes: int, seconds: int) -> Row:
+def _row(postgres: Postgres, how: str | int, lanes: int, seconds: int, rate: int = _QUOTA) -> Row:
     """Measure one way: `files`, `database`, or so many workers."""
-    count = lanes * _QUOTA * seconds
+    count = lanes * rate * seconds
     url = postgres.fresh()
     migrate_dispatch(postgres.url(url.rpartition("/")[2]))
     spec = [{"window": "sliding", "jitter": 0.0, "ports": lanes}]
@@ -64,7 +65,7 @@ def _row(postgres: Postgres, how: str | int, lanes: int, seconds: int) -> Row:
         before, postgres_s = sum(map(_process_s, fleet)), _cpu_s(postgres)
         idle_mb = max(map(_resident_mb, fleet), default=0)
         began, load = time.monotonic(), os.getloadavg()[0]
-        words = [*database, "--yes", "--quiet", "--no-verify", "job.yaml"]
+        words = [*database, "--rate", str(rate), "--yes", "--quiet", "--no-verify", "job.yaml"]
         run = _started(place, "run", ["run", *words])
         if run.wait():
             raise SystemExit(f"{how}: the run ended with {run.returncode}: {(place / 'run.out').read_text()}")
@@ -75,11 +76,11 @@ def _row(postgres: Postgres, how: str | int, lanes: int, seconds: int) -> Row:
         said = [json.loads((place / f"{name}.json").read_text()) for name in _names(workers)]
         own = json.loads((place / "run.json").read_text())
     late = sorted(each for one in said for each in one["late_ms"])
-    used = sorted(each["accepted"] / (_QUOTA * (each["last"] - each["first"])) for each in seen)
-    middle = sorted(each["middle"] / _QUOTA for each in seen)
+    used = sorted(each["accepted"] / (rate * (each["last"] - each["first"])) for each in seen)
+    middle = sorted(each["middle"] / rate for each in seen)
     return {
         "how": f"{workers} worker{'s' * (workers > 1)}" if workers else how,
-        "lanes": lanes,
+        "lanes": f"{lanes} × {rate}/s",
         "calls": count,
         "wall_s": round(wall_s, 1),
         "cpu_us_a_call": round((after - before if fleet else own["cpu_s"]) / count * 1e6),
