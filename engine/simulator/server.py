@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER on, zero seconds: closing sends RST instead of FIN."""
 _BACKLOG = 1024
+_TURNS = 3
+"""Turns of the loop that a connection takes from the listener to its handler."""
 ACCESS_POINTS = frozenset(
     f"{service}{place}.tencentcloudapi.com"
     for service in ("postgres", "sts")
@@ -52,6 +54,7 @@ class Server:
         self._now = now
         self._keepalive_s = keepalive_s
         self._runners: list[web.ServerRunner] = []
+        self._lows: list[web.Server] = []
         self._closing = asyncio.Event()
         self.ports: tuple[int, ...] = ()
         """Bound ports, in the order of the calls of `listen`."""
@@ -61,8 +64,16 @@ class Server:
     async def aclose(self) -> None:
         """Stop listening and drop every connection."""
         self._closing.set()
+        left = [each.transport for low in self._lows for each in low.connections]
         for runner in self._runners:
             await runner.cleanup()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        left += [each.transport for low in self._lows for each in low.connections]  # accepted at the last moment
+        for transport in left:
+            if transport is not None:
+                transport.abort()  # a client that reads nothing would keep it open
+        await asyncio.sleep(0)
 
     async def listen(self, host: str, port: int) -> None:
         """Open one more access region."""
@@ -86,6 +97,7 @@ class Server:
         )
         runner = web.ServerRunner(low, shutdown_timeout=0.1)
         self._runners.append(runner)
+        self._lows.append(low)
         await runner.setup()
         await web.SockSite(runner, listener, backlog=_BACKLOG).start()
         self.ports = (*self.ports, bound)
