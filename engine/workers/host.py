@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from engine.inputs.settings import Settings
     from engine.journal import records
     from engine.journal.ledger import Ledger
-    from engine.journal.protocols import Board, Offer, Runs
+    from engine.journal.protocols import Board, Offer, Runs, ShardJournal
     from engine.model import Call, CallId, Omit, Reading, Rival
     from engine.operations.family import Undone
     from engine.operations.terms import Terms
@@ -59,6 +59,8 @@ _KEYS_LOOK_S = 2.0
 """Seconds between two looks whether a source has replaced its keys."""
 _ANSWER_S = 10.0
 """Seconds without an answer of the database after which a worker is not ready any more."""
+_WAITS_S = 3.0
+"""Seconds for which a commit has waited when that is said."""
 _LANE_CONNECTIONS = 40
 """Room for connections of one lane: at 20 calls a second, answers of one second and readings."""
 
@@ -119,6 +121,8 @@ class Host:
         """The lane sessions that go on here, each with who signs for it."""
         self.runners: set[Runner] = set()
         self.leads: set[Leaves] = set()
+        self.journals: set[ShardJournal] = set()
+        """Those that its sessions write."""
         self.slots_taken = 0
         """How many slots its calls have had: about as many calls as it has sent."""
         self.answered_at = time.monotonic()
@@ -127,6 +131,8 @@ class Host:
         """Set once none of its keys is valid any more."""
         self._ended: set[Signer] = set()
         self._told: set[str] = set()
+        self._waits = False
+        """Whether it was said that it waits for the database."""
         self._elsewhere: frozenset[str] = frozenset()
         """Whose lanes other workers take."""
         self.is_leaving = False
@@ -298,11 +304,21 @@ class Host:
                 self.answered_at = time.monotonic()
                 for run_id in [run for run, at in list(self._used_at.items()) if self.answered_at - at > _KEPT_S]:
                     self.forget(run_id)  # its end may have been another worker's to write
-            except UnreachableError:
-                pass
+                self._say_waits(None)
+            except UnreachableError as error:
+                self._say_waits(str(error))
             except AcctopsError as error:  # a right that was taken away, say
                 self.say_once(str(error))
             await asyncio.sleep(BEAT_S)
+
+    def _say_waits(self, why: str | None) -> None:
+        """Say that the database takes nothing (`why` it gave no answer), or does so again; each once."""
+        waits = [journal for journal in self.journals if journal.waiting_s > _WAITS_S]
+        if why is None and waits:
+            why = f"its sessions wait for {waits[0].waits_for}"
+        if (why is not None) != self._waits:
+            self._waits = why is not None
+            self.say(f"nothing is sent: {why}" if why is not None else "the database answers again")
 
     @property
     def is_ready(self) -> bool:

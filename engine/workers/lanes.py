@@ -256,6 +256,7 @@ class _Shard:
             return  # another session was quicker
         journal, lines = taken
         self._journal = journal
+        host.journals.add(journal)
         try:
             await self._work(ledger, lines)
         except BaseException:
@@ -264,6 +265,7 @@ class _Shard:
                 await asyncio.to_thread(journal.close)
             raise
         finally:
+            host.journals.discard(journal)
             if journal.is_fenced:
                 host.leave_at_once(f"shard {offer.no} of run {offer.run}: {journal.broken}")
 

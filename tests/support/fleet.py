@@ -57,7 +57,7 @@ class Cable:
     """The way from one host to PostgreSQL: while it is cut, bytes wait in it, and nobody is told."""
 
     def __init__(self, port: int) -> None:
-        self._server = port
+        self.server = port
         self._whole = threading.Event()
         self._whole.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -79,7 +79,7 @@ class Cable:
             try:
                 client, _ = self._listener.accept()
                 self._whole.wait()
-                server = socket.create_connection(("127.0.0.1", self._server))
+                server = socket.create_connection(("127.0.0.1", self.server))
             except ConnectionError:
                 client.close()  # the server is down
                 continue

@@ -38,7 +38,7 @@ def programs() -> Path | None:
 class Postgres:
     """A server; `stop` and `start` it, ask it for databases."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: str = "/tmp") -> None:
         programs_at = programs()
         if programs_at is None:
             pytest.skip("no PostgreSQL here: neither initdb on the PATH nor /usr/lib/postgresql/*/bin")
@@ -50,7 +50,7 @@ class Postgres:
             except KeyError:
                 pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
             self._as = {"user": "postgres", "group": "postgres", "extra_groups": []}
-        self.place = Path(tempfile.mkdtemp(prefix="acctops-pg-", dir="/tmp"))
+        self.place = Path(tempfile.mkdtemp(prefix="acctops-pg-", dir=where))
         if self._as:
             os.chown(self.place, owner.pw_uid, owner.pw_gid)
         self.data = self.place / "data"
@@ -229,9 +229,9 @@ class Postgres:
 
 
 @contextmanager
-def serving() -> Iterator[Postgres]:
-    """A server for as long as the block goes on."""
-    server = Postgres()
+def serving(where: str = "/tmp") -> Iterator[Postgres]:
+    """A server for as long as the block goes on; its files are in a new directory in `where`."""
+    server = Postgres(where)
     try:
         yield server
     finally:
