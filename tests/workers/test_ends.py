@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -271,6 +272,59 @@ def test_new_passwords_come_from_a_program_of_the_worker(crew: Crew) -> None:
     lines = str(crew.records(done.json["run"]))
     assert "Secret-of" not in lines and "Secret-of" not in "".join(worker.said for worker in crew.workers)
     crew.verify(done.json["run"])
+
+
+@pytest.mark.parametrize("action", ["ResetAccountPassword", "CloseAccountCAM", "RefreshAccountPassword"])
+def test_a_password_in_flight_when_its_worker_died_is_not_set_twice(crew: Crew, action: str) -> None:
+    """Such a call is read, and never sent again by itself. Of RefreshAccountPassword no reading tells: `unknown`."""
+    script = crew.desk.write("new.sh", '#!/bin/sh\nread line\necho "Secret-of-$$-x9"\n')
+    script.chmod(0o755)
+    needs = "" if action.startswith("Refresh") else "passwords: {command: [./new.sh]}"
+    crew.job(4, 2, action=action, extra=needs)
+    for at in range(4):
+        instance = crew.backend.world.instance(f"postgres-{at:08}")
+        assert instance is not None
+        for account in instance.accounts.values():
+            account.cam = action != "ResetAccountPassword"
+    first = crew.worker("--program", script)
+    crew.backend.script({"action": action, "user": "user1", "hang": True, "apply": True})
+    run = crew.begin()
+    wait_until(lambda: len([each for each in crew.backend.writes() if each.user == "user1"]) >= 2)
+    crew.wait_for(run, "sent", 2)
+    first.kill()
+    caught = {(each.instance, each.user) for each in crew.backend.writes() if each.user == "user1"}
+    crew.backend.script()
+    crew.worker("--program", script)
+    end = crew.wait_for_end(run)
+    report = crew.run("report", run, "--format", "json").json
+    found = {(each["instance"], each["user"]): each["outcome"] for each in report["targets"]}
+    sent = Counter((each.instance, each.user) for each in crew.backend.writes())
+    assert set(sent.values()) == {1}
+    assert {found[each] for each in caught} == {"unknown" if action.startswith("Refresh") else "changed"}
+    assert all(found[each] in ("unknown", "failed") for each in found.keys() - sent.keys()), "recorded, and never left"
+    assert end["exit"] == (0 if set(found.values()) == {"changed"} else 1)
+    crew.verify(run)
+
+
+def test_a_window_that_closes_while_shards_are_sent(crew: Crew) -> None:
+    """All sessions of all lanes stop with it: exit 4, the rest is unattempted, and the next window goes on."""
+    crew.worker()
+    now = time.time()
+    moment = now - now % 60 + 60 - 4
+    if now > moment - 12:  # the worker's own clock is not set, so the window closes with a minute that comes
+        moment += 60
+    opens, closes = (time.strftime("%H:%M", time.gmtime(at)) for at in (now - 3600, moment + 4))
+    days = "days: [mon, tue, wed, thu, fri, sat, sun]"
+    crew.job(12, 5, extra=f'window: {{timezone: UTC, {days}, from: "{opens}", until: "{closes}"}}\nrate: 1')
+    while time.time() < moment - 8:
+        time.sleep(0.2)
+    done = crew.run("run", "job.yaml", "--yes", "--json", code=4).json
+    assert "window" in done["stopped"]["why"] and done["counts"]["unattempted"] > 0, done
+    assert locked(crew) == 60 - done["counts"]["unattempted"] > 0
+    for no in {record.get("shard", 0) for record in crew.records(done["run"])}:
+        kinds = [record.get("what", record["kind"]) for record in crew.records(done["run"], no=no)]
+        assert "sent" not in kinds[kinds.index("stopping") :], f"shard {no}"
+    crew.verify(done["run"])
 
 
 def test_tend_opens_by_workers(crew: Crew) -> None:
