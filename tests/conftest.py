@@ -7,6 +7,7 @@ database. `@pytest.mark.files_only(why)`: not this one; the half of the database
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,13 +40,29 @@ def runs_in(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+_GROWN_MB = 150
+_CLEAN = [0]
+"""How many MB this process had after the last collection."""
+
+
+def _resident_mb() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
 @pytest.fixture(autouse=True)
 def garbage() -> Iterator[None]:
-    """Undo what a command does to the collector: else what any test has made stays for ever, gigabytes after all."""
+    """Undo what a command does to the collector: else what any test has made stays for ever, gigabytes after all.
+
+    The collector counts objects. A command that has ended leaves few, with megabytes of tables, so it is looked how
+    large this process has grown.
+    """
     yield
     gc.unfreeze()
     gc.set_threshold(700, 10, 10)
     gc.enable()
+    if _resident_mb() > _CLEAN[0] + _GROWN_MB:
+        gc.collect()
+        _CLEAN[0] = _resident_mb()
 
 
 @pytest.fixture

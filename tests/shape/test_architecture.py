@@ -32,7 +32,7 @@ PACKAGES: dict[str, str] = {
     "simulator": "model",
     "operations": "errors model evidence outside api journal pacing credentials cloud inputs planning run "
     "report schedule simulator",
-    "workers": "errors model outside api journal cloud credentials inputs planning run report operations",
+    "workers": "errors model outside api journal cloud credentials inputs planning pacing run report operations",
     "cli": "errors model outside api journal inputs planning report simulator operations workers",
     "__main__": "cli",
 }
