@@ -36,6 +36,8 @@ class Home(Struct, frozen=True, kw_only=True):
     host: str
     is_here: bool
     """Whether this host is the one."""
+    why: str = ""
+    """Why it is not, as what a state directory or a database does: "belongs to another host (…)"."""
 
 
 def host_id(environ: Mapping[str, str]) -> str:
@@ -65,7 +67,9 @@ def home_of(store: RunDirectory, *, adopt: bool = False) -> Home:
         with store.writable():
             store.make_dir(store.state_dir)
             replace_whole(path, (json.dumps(found) + "\n").encode(), 0o640 if store.group else 0o600)
-    return Home(id=found["id"], host=found["host"], is_here=found["host"] == here)
+    is_here = found["host"] == here
+    why = "" if is_here else f"belongs to another host ({found['host']})"
+    return Home(id=found["id"], host=found["host"], is_here=is_here, why=why)
 
 
 def _read(path: Path) -> dict[str, str] | None:

@@ -39,8 +39,11 @@ def migrated(url: str) -> tuple[Migrated, bool]:
     return done, is_installed()
 
 
-def findings(url: str) -> Iterator[tuple[str, str]]:
-    """Yield what `doctor` says of a database: `ok`, `warn` or `fail`, and words."""
+def findings(url: str, state_dir: Path) -> Iterator[tuple[str, str]]:
+    """Yield what `doctor` says of a database: `ok`, `warn` or `fail`, and words.
+
+    `state_dir` has what this host has seen of it.
+    """
     from engine.journal.database.facts import facts_of  # here: who has no database needs no psycopg
 
     try:
@@ -85,20 +88,20 @@ def findings(url: str) -> Iterator[tuple[str, str]]:
     if abs(found.ahead_s) > _CLOCK_S:
         side = "ahead of" if found.ahead_s > 0 else "behind"
         yield "warn", f"its clock is {abs(found.ahead_s):,.0f} s {side} this one; nothing depends on it but times shown"
-    yield from _workers(url)
+    yield from _workers(url, state_dir)
     from engine.journal.database.dispatch import check_dispatch, is_installed
 
     if is_installed() and (problem := check_dispatch(url)) is not None:
         yield "warn", f"no worker can begin here: {problem}"
 
 
-def _workers(url: str) -> Iterator[tuple[str, str]]:
+def _workers(url: str, state_dir: Path) -> Iterator[tuple[str, str]]:
     """Yield what `doctor` says of the workers of a database, and whether it is where it was made."""
     from engine.journal.database.runs import DatabaseRuns
     from engine.journal.database.shards import Shards
 
     try:
-        home, workers = DatabaseRuns(url, Path(), simulated=False, trust=Trust()).home(), Shards(url).workers()
+        home, workers = DatabaseRuns(url, state_dir, simulated=False, trust=Trust()).home(), Shards(url).workers()
     except AcctopsError as error:
         yield "fail", str(error)
         return
@@ -106,8 +109,8 @@ def _workers(url: str) -> Iterator[tuple[str, str]]:
         yield (
             "warn",
             (
-                f"it was made elsewhere ({home.host}): it is a copy, or was restored, and no worker begins there; if "
-                "it is the one that counts from now on: acctops tend --adopt --database URL"
+                f"it {home.why}; no worker begins there; if it is the one that counts from now on: acctops tend "
+                "--adopt --database URL"
             ),
         )
     for worker in workers:

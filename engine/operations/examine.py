@@ -355,7 +355,7 @@ def _database(settings: Settings) -> list[Check]:
         return []
     from engine.operations.databases import findings  # here: most have none
 
-    checks = [Check("database", result, words) for result, words in findings(settings.database)]
+    checks = [Check("database", result, words) for result, words in findings(settings.database, settings.state_dir)]
     if any(check.result == "fail" for check in checks):
         return checks
     try:

@@ -203,11 +203,11 @@ class _Tender:
             words = f"{ended}; they stay as they are until a person gives them back or holds them longer: {way}"
             return await self._tell(telling, family, "due", words, len(held))
         if not self._home.is_here:
-            whose = f"state directory belongs to another host ({self._home.host})"
+            kind, moved = "state directory", "it has moved here for good"
             if self._store.database is not None:
-                whose = f"database was made elsewhere ({self._home.host}): it is a copy, or was restored"
+                kind, moved = "database", "it is the one that counts from now on"
             raise _NotOpenedError(
-                f"{ended}; this {whose}, so nothing is opened here; if it has moved here for good: "
+                f"{ended}; this {kind} {self._home.why}, so nothing is opened here; if {moved}: "
                 f"acctops tend --adopt{self._flags}"
             )
         if gathered.blind:

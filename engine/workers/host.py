@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,6 +58,8 @@ IDENTITY_S = 5.0
 """Seconds that STS has for one answer."""
 _KEYS_LOOK_S = 2.0
 """Seconds between two looks whether a source has replaced its keys."""
+_DATABASE_LOOK_S = 30.0
+"""Seconds between two looks whether the database is still the one it was."""
 _ANSWER_S = 10.0
 """Seconds without an answer of the database after which a worker is not ready any more."""
 _WAITS_S = 3.0
@@ -310,6 +313,25 @@ class Host:
             except AcctopsError as error:  # a right that was taken away, say
                 self.say_once(str(error))
             await asyncio.sleep(BEAT_S)
+
+    def check_home(self) -> None:
+        """Raise ConfigError for a database that lacks what was done, as far as is known here. Blocks."""
+        home = self.store.home()
+        if not home.is_here:
+            raise ConfigError(
+                f"database {self.store.place}: {home.why}; what was done since is not in it; if it is the one that "
+                "counts from now on: acctops tend --adopt --database URL"
+            )
+
+    async def know_database(self) -> None:
+        """Look whether the database is still the one it was, and keep what is seen of it; until it is cancelled.
+
+        Raises ConfigError if it is not: it was replaced by a backup, say, and this worker must leave.
+        """
+        while True:
+            await asyncio.sleep(_DATABASE_LOOK_S)
+            with suppress(UnreachableError):
+                await asyncio.to_thread(self.check_home)
 
     def _say_waits(self, why: str | None) -> None:
         """Say that the database takes nothing (`why` it gave no answer), or does so again; each once."""

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
 from engine.cloud.clients import ask_whose
-from engine.errors import AcctopsError, ConfigError, Reason, UsageError
+from engine.errors import AcctopsError, Reason, UsageError
 from engine.journal.database.dispatch import Dispatcher
 from engine.operations.events import Event, News, Warned
 from engine.operations.frozen import check_metrics
@@ -92,7 +92,8 @@ async def work(
     host = await asyncio.to_thread(
         lambda: Host(terms, settings, reach, say=say, most_lanes=lanes, programs=programs, leads=leads)
     )
-    await asyncio.to_thread(_check_database, host)
+    await asyncio.to_thread(host.store.check_place)
+    await asyncio.to_thread(host.check_home)
     owners = host.owners()
     dispatcher = Dispatcher(
         settings.database,
@@ -105,7 +106,14 @@ async def work(
     )
     host.dispatcher = dispatcher
     await dispatcher.start()
-    tasks = (host.beat(), host.mend(dispatcher), host.keep_keys(), host.know_keys(), signs.show(host))
+    tasks = (
+        host.beat(),
+        host.mend(dispatcher),
+        host.keep_keys(),
+        host.know_keys(),
+        host.know_database(),
+        signs.show(host),
+    )
     beside = [asyncio.ensure_future(each) for each in tasks]
     trouble = asyncio.Event()
     for task in beside:
@@ -150,17 +158,6 @@ async def _first_of(*events: asyncio.Event) -> None:
     finally:
         for wait in waits:
             wait.cancel()
-
-
-def _check_database(host: Host) -> None:
-    """Raise ConfigError for a database that no worker may work on."""
-    host.store.check_place()
-    home = host.store.home()
-    if not home.is_here:
-        raise ConfigError(
-            f"database {host.store.place}: was made elsewhere ({home.host}): it is a copy, or was restored, and what "
-            "was done since is not in it; if it is the one that counts from now on: acctops tend --adopt --database URL"
-        )
 
 
 def _program(name: str) -> str:

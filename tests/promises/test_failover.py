@@ -1,4 +1,4 @@
-"""A fleet of three workers whose PostgreSQL fails over to its standby, runs out of room, or is given newer tables."""
+"""A fleet of three workers whose PostgreSQL fails over to its standby, runs out of room, or comes from a backup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import wait_until
+from tests.support.command import Desk, wait_until
+from tests.support.crew import crew_of
 from tests.support.fleet import fleet, report, until
 from tests.support.postgres import Postgres, serving
 
@@ -97,3 +98,38 @@ def test_a_server_without_room_sends_nothing_and_goes_on_once_it_has_some(
         site.wait_end(work)
         report(f"no room: {site.check(work)}")
         site.supervise()
+
+
+def test_a_database_from_an_older_backup_is_told_from_the_one_that_was_seen(tmp_path: Path, own: Postgres) -> None:
+    """Its server says it is the original. This host has seen a run that it lacks: nobody works there until told to."""
+    desk = Desk(tmp_path)
+    with crew_of(desk, own) as crew:
+        (tmp_path / "other").mkdir()
+        other = Desk(tmp_path / "other")
+        other.env |= {name: desk.env[name] for name in ("ACCTOPS_DATABASE", "ACCTOPS_ENDPOINT")}
+        crew.job(1, 2)
+        worker = crew.worker()
+        first = crew.run("run", "job.yaml", "--yes", "--json", code=0).json["run"]
+        worker.end()
+        own.stop()
+        backup = own.place / "backup"
+        subprocess.run(["cp", "-a", own.data, backup], check=True)
+        own.start()
+        worker = crew.worker()
+        crew.job(2, 2)
+        lost = crew.run("run", "job.yaml", "--yes", "--json", code=0).json["run"]
+        assert "lacks" not in other.run("doctor").text
+        own.stop()
+        shutil.rmtree(own.data)
+        backup.rename(own.data)
+        own.start()
+        assert worker.process.wait(60) == 2 and f"lacks what this host has seen of run {lost}" in worker.said
+        again = desk.end(desk.popen("worker"))
+        assert again.code == 2 and lost in again.err and "acctops tend --adopt" in again.err, again.text
+        assert "it lacks what this host has seen" in crew.run("doctor").text
+        assert "it lacks what this host has seen" in other.run("doctor").text
+        assert first in crew.run("status").text, "what is there can be looked at"
+        crew.run("tend", "--adopt", code=0)
+        crew.worker()
+        crew.run("run", "job.yaml", "--yes", code=0)
+        assert "lacks" not in other.run("doctor").text, "what was adopted counts for all hosts"

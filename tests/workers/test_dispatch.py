@@ -473,8 +473,8 @@ def test_migrate_makes_the_tables_of_workers(desk: Desk, postgres: Postgres) -> 
     assert dispatch.check_dispatch(url) is None
     from engine.operations.databases import findings
 
-    assert not any("no worker can begin" in words for _, words in findings(url))
-    assert any("no worker can begin here" in words for _, words in findings(postgres.fresh()))
+    assert not any("no worker can begin" in words for _, words in findings(url, desk.state))
+    assert any("no worker can begin here" in words for _, words in findings(postgres.fresh(), desk.state))
 
 
 def test_a_role_that_may_not_make_tables_is_told(postgres: Postgres) -> None:

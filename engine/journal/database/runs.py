@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from engine.errors import ConfigError, JournalWriteError, UsageError
+from engine.errors import AcctopsError, ConfigError, JournalWriteError, UsageError
 from engine.journal import control
 from engine.journal.database.asked import LIVE_JOURNALS, journal_here, requests_of
 from engine.journal.database.claims import claimed
 from engine.journal.database.journal import HEARD_S, DatabaseJournal
+from engine.journal.database.known import Known
 from engine.journal.database.link import Link, LostError, Rows, link_to, names_of, told, who
 from engine.journal.database.shards import Shards
 from engine.journal.database.slots import DatabaseSlots, asker_of
@@ -416,11 +417,21 @@ class DatabaseRuns:
             journal.stop_asked, journal.requests = False, ()
 
     def home(self, *, adopt: bool = False) -> Home:
-        """Return which database this is. One that was restored elsewhere is not here until it is adopted."""
+        """Return which database this is. One that was restored is not here until it is adopted."""
         if adopt:
             self._rows("select acctops.adopt()")
-        name, place, here = self._rows("select id, place, acctops.place() from acctops.home")[0]
-        return Home(id=name, host=f"database {place}", is_here=place == here)
+        sql = "select id, place, acctops.place(), coalesce(extract(epoch from adopted_at), 0)::float8 from acctops.home"
+        name, place, here, adopted_at = self._rows(sql)[0]
+        why = f"was made elsewhere (database {place}): it is a copy, or was restored" if place != here else ""
+        known = Known(self.state_dir, name, adopted_at, self._rows)
+        if not why and (run := known.lacks()) is not None:
+            why = (
+                f"lacks what this host has seen of run {run}: it was restored from an older backup, or it is a standby "
+                "that had not received everything"
+            )
+        if not why:
+            known.remember()
+        return Home(id=name, host=f"database {place}", is_here=not why, why=why)
 
     @contextmanager
     def tending(self) -> Iterator[bool]:
@@ -498,6 +509,8 @@ class DatabaseRuns:
             line = next_head(before, run_id, head, lines, exit_code, late=late, seal=seal, at=rfc3339(clock()))
             sql = "select acctops.list_end(%s, %s, %s, %s, %s)"
             if self._write(sql, self.simulated, line.seq, line.previous, line.hash, line.raw)[0][0]:
+                with suppress(AcctopsError):
+                    self.home()  # this host has seen that much
                 return line
         raise JournalWriteError(f"{self.place} list of ends: others write there all the time; try again")
 

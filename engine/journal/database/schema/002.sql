@@ -291,3 +291,10 @@ begin
   if n >= 2 * depth + 20 then l.leaving := l.leaving[n - 2 * depth - 18 :]; end if;
   update lane x set schedule = l.schedule, leaving = l.leaving where x.name = the_lane;
 end $$;
+
+-- Somebody has said that this database counts, as it stands: hosts that have seen more of it believe that.
+alter table acctops.home add column adopted_at timestamptz;
+create or replace function acctops.adopt() returns void
+language sql security definer set search_path = acctops, pg_temp as $$
+  update home set place = acctops.place(), adopted_at = clock_timestamp()
+$$;
