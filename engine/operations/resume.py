@@ -178,10 +178,12 @@ async def go_on(
     *,
     lead: Callable[[Session], Conductor] | None = None,
     requests: Requests | None = None,
+    is_wanted: Callable[[], None] = lambda: None,
 ) -> Ended:
     """Go on with a run to its end. RefusedError if something has changed and nobody has approved that.
 
-    A run with shards is handed over to the workers; `lead` makes who leads it, in the worker that has taken it.
+    A run with shards is handed over to the workers; `lead` makes who leads it, in the worker that has taken it. Once
+    nobody else can work on the run, and before anything is written, `is_wanted` may raise: that is passed on.
     """
     terms, ref, seen, guards, settings = this.terms, this.ref, this.seen, this.guards, this.settings
     assert ref.store is not None
@@ -200,6 +202,7 @@ async def go_on(
         board = check_shards(seen, ref.store.board(), terms)
     calls, keep_admins = list(seen.calls.values()), settings.keep_admins
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, calls, keep_admins=keep_admins) as rivals:
+        is_wanted()
         journal, replayed = ref.store.open(ref.run_id, clock=terms.clock)
         ledger = replayed.ledger
         with closing(journal):

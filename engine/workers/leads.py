@@ -137,8 +137,14 @@ class Lead:
                 leader.stop(f"wave {red.n}: the gate said red; no further wave begins", Reason.STOPPED)
             return leader
 
+        def is_wanted() -> None:
+            if not host.board.lead_of(self._run).is_submitted:
+                raise _OverError
+
         try:
-            ended = await go_on(this, _BY, self, lead=led, requests=requests)
+            ended = await go_on(this, _BY, self, lead=led, requests=requests, is_wanted=is_wanted)
+        except _OverError:
+            return True
         finally:
             if self._journal is not None and self._journal.is_fenced:
                 host.leave_at_once(f"run {self._run}: {self._journal.broken}")
@@ -213,6 +219,10 @@ class Lead:
     async def last(self, notices: Coroutine[None, None, None]) -> None:
         """Wait for the notices."""
         await notices
+
+
+class _OverError(Exception):
+    """Another worker has led the run to its end meanwhile."""
 
 
 def _settle(over: asyncio.Future[None], error: BaseException | None) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -225,7 +225,8 @@ class Postgres:
         main = int((self.data / "postmaster.pid").read_text().splitlines()[0])
         children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
         for pid in (main, *map(int, children)):
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # a client has gone, and its process with it
+                os.kill(pid, number)
 
 
 @contextmanager
