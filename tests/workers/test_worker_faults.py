@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from engine.journal.database.dispatch import migrate_dispatch
+from engine.journal.database.dispatch import VERSION, migrate_dispatch
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, wait_until
+from tests.support.crew import Worker, crew_of
 from tests.support.postgres import Postgres
 
 pytest.importorskip("dbos")
@@ -179,3 +182,44 @@ def test_its_metrics_are_there_while_it_is(at_work: Desk) -> None:
     process.send_signal(signal.SIGTERM)
     assert at_work.end(process).code == 0
     assert f":{process.pid}:" not in old.read_text() and old.stat().st_size
+
+
+_OLDER = """
+import engine
+engine.__version__ = "0.0.9"
+import engine.journal.database.dispatch as dispatch
+for each in (*vars(dispatch).values(), *vars(dispatch.Dispatcher).values()):
+    if "version" in (getattr(each, "__kwdefaults__", None) or {}):
+        each.__kwdefaults__["version"] = "VERSION"
+from engine.cli import entry
+entry()
+"""
+"""A worker of an older release, whose sessions are of this version."""
+
+
+@pytest.mark.parametrize("version", [VERSION, "0"])
+def test_workers_of_two_releases_hand_a_run_on(desk: Desk, postgres: Postgres, version: str) -> None:
+    """While they are replaced: who began a run, and who is left, may be of different ones. `doctor` names them."""
+    with crew_of(desk, postgres) as crew:
+        crew.job(12, 5)
+        crew.worker()
+        log = desk.place / "older.log"
+        code = _OLDER.replace("VERSION", version)
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, "worker"], cwd=desk.work, env=desk.env, stdout=file, stderr=file
+            )
+        crew.workers.append(Worker(process, log))
+        wait_until(lambda: "ready: worker" in log.read_text())
+        wait_until(lambda: "acctops 0.0.9" in crew.run("doctor").text)
+        assert "have both the same" in crew.run("doctor").text
+        run = crew.begin()
+        crew.wait_for(run, "settled", 3)
+        busy = next(worker for worker in crew.workers if ": taken" in worker.said)
+        (other,) = (worker for worker in crew.workers if worker is not busy)
+        busy.kill()
+        assert crew.wait_for_end(run)["exit"] == 0
+        assert ": taken" in other.said
+        made = Counter((each.instance, each.user) for each in crew.backend.writes() if each.applied)
+        assert len(made) == made.total() == 60
+        crew.verify(run)
