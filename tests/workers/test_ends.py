@@ -306,6 +306,25 @@ def test_a_password_in_flight_when_its_worker_died_is_not_set_twice(crew: Crew, 
     crew.verify(run)
 
 
+def test_a_stored_password_in_flight_when_its_worker_died_is_sent_again(crew: Crew) -> None:
+    """The job says that its program gives the same password each time: so who goes on sends it, until it is set."""
+    script = crew.desk.write("stored.sh", '#!/bin/sh\nread line\necho "Kept-$(echo "$line" | cksum | cut -c1-9)-x9"\n')
+    script.chmod(0o755)
+    crew.job(3, 2, action="ResetAccountPassword", extra="passwords: {command: [./stored.sh], stored: true}")
+    first = crew.worker("--program", script)
+    crew.backend.script({"action": "ResetAccountPassword", "user": "user1", "hang": True})
+    run = crew.begin()
+    wait_until(lambda: len([each for each in crew.backend.writes() if each.user == "user1"]) >= 2)
+    first.kill()
+    crew.backend.script()
+    crew.worker("--program", script)
+    assert crew.wait_for_end(run)["exit"] == 0
+    made = Counter((each.instance, each.user) for each in crew.backend.writes() if each.applied)
+    assert len(made) == made.total() == 6
+    assert "Kept-" not in str(crew.records(run)) + "".join(worker.said for worker in crew.workers)
+    crew.verify(run)
+
+
 def test_a_window_that_closes_while_shards_are_sent(crew: Crew) -> None:
     """All sessions of all lanes stop with it: exit 4, the rest is unattempted, and the next window goes on."""
     crew.worker()

@@ -69,6 +69,18 @@ def test_all_waves_pass(crew: Crew) -> None:
     crew.verify(run)
 
 
+def test_undo_of_a_wave(crew: Crew) -> None:
+    """From any desk: the accounts of that wave are as they were, those of the others stay; then the rest."""
+    crew.job(extra=WAVES + GATE)
+    run = crew.run("run", "job.yaml", "--yes", "--json", code=0).json["run"]
+    back = crew.run("undo", run, "--wave", "2", "--yes", "--json", code=0).json
+    assert back["counts"]["changed"] == 4 and locked(crew) == 8
+    crew.run("undo", run, "--yes", code=0)
+    assert locked(crew) == 0
+    for each in crew.runs():
+        crew.verify(each)
+
+
 def test_red_stops(crew: Crew) -> None:
     """Waves above the red one never start; exit 4; the run is gone on with by `resume` alone, which asks again."""
     crew.job(extra=WAVES + GATE)
