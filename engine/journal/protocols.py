@@ -261,6 +261,10 @@ class ShardJournal(Journal, Protocol):
     """What becomes of the shard once the journal is closed: `close`, `give back`, `without this lane`."""
 
     @property
+    def lanes(self) -> tuple[str, ...]:
+        """Lanes that might take the shard when it was taken: those that were refused are out."""
+
+    @property
     def genesis(self) -> str:
         """The hash that the first line of the chain is chained to."""
 

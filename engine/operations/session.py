@@ -236,6 +236,8 @@ class Share(Struct, frozen=True, kw_only=True):
     """Room for connections that all sessions of the process share."""
     reads: float
     """Most readings a second, as other sessions and other workers draw on the same quota."""
+    has_others: bool = False
+    """Whether lanes of other sub-accounts may take the calls that CAM denies this one."""
 
 
 class Session(Struct, frozen=True, kw_only=True):
@@ -440,10 +442,13 @@ class Session(Struct, frozen=True, kw_only=True):
         seconds = routes.seconds(settings.rate, signers(self.reach.keyring))
         pacer = partial(self._pacer, settings)
         host = self.share.host if self.share is not None else None
+        lanes = lanes_of(routes, clients, action=run.action, workers=room.workers, pacer=pacer, host=host)
+        for lane in lanes:
+            lane.has_others = self.share is not None and self.share.has_others
         requests = self._requests
         return Runner(
             recorder,
-            lanes_of(routes, clients, action=run.action, workers=room.workers, pacer=pacer, host=host),
+            lanes,
             routes,
             Inventory(
                 clients.reading,

@@ -139,6 +139,8 @@ class Beside(Struct, frozen=True, kw_only=True):
     """Whether a lane of another sub-account takes the call, to which CAM has not denied it."""
     is_useless: bool = False
     """Whether CAM denies the lane everything, and has not denied other sub-accounts."""
+    is_for_elsewhere: bool = False
+    """Whether sessions of other sub-accounts take the calls of the lane once it is closed."""
 
 
 ALONE = Beside()
@@ -218,6 +220,8 @@ def decide_begun(work: Work, entry: Entry, answer: Answer, action: Action, *, re
         return _already(work, ruling, reads_back)
     if entry.verdict is not Verdict.REJECTED:
         return _doubtful(action)
+    if row_of(answer.code).is_denial and not work.may_be_applied:
+        return _AT_ONCE  # that session may have been of another sub-account
     return _ASK if ruling.cure is Cure.READ else _failed(work, action)
 
 
@@ -235,6 +239,8 @@ def _already(work: Work, ruling: Ruling, reads_back: bool) -> Decision:
 
 def _rejected(work: Work, answer: Answer, ruling: Ruling, action: Action, beside: Beside) -> Decision:
     is_denial = row_of(answer.code).is_denial
+    if is_denial and beside.is_for_elsewhere:
+        return _close(ruling.words)
     if is_denial and beside.others_may:
         decision = _AT_ONCE
     else:

@@ -151,7 +151,11 @@ class Judge:
         elif ruling.verdict is Verdict.REJECTED and row.is_denial:
             work.denied |= {lane.client.identity}
             lane.denied.add(work.where)
-            return Beside(others_may=self._lanes.others_may(work.denied, lane), is_useless=self._lanes.is_useless(lane))
+            return Beside(
+                others_may=self._lanes.others_may(work.denied, lane),
+                is_useless=self._lanes.is_useless(lane),
+                is_for_elsewhere=lane.has_others,
+            )
         return ALONE
 
     def _slow(self, decision: Decision, ticket: Ticket, attempt: Attempt) -> None:

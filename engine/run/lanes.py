@@ -68,6 +68,8 @@ class Lane(Struct):
     """Instances for which its keys do not have the permission."""
     accepted: bool = False
     """Whether the API has accepted any call by it in this session."""
+    has_others: bool = False
+    """Whether sessions of other sub-accounts take what is left once it is closed."""
     in_flight: int = 0
     """Attempts under way."""
     ahead: int = 0

@@ -8,10 +8,12 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.journal.database.dispatch import migrate_dispatch
+from engine.simulator import catalog
 from engine.simulator.tenants import parse_tenants
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done, wait_until
@@ -152,3 +154,41 @@ def test_keys_that_are_replaced_are_somebody_elses(room: Room) -> None:
         done = user.run("run", "job.yaml", "--yes", "--json")
         assert done.code == 0, done.text
     assert {arrival.identity for arrival in room.backend.writes()} == {"100000000022"}
+
+
+class Strict(World):
+    """A world whose CAM denies sub-account …11 the writes to some instances."""
+
+    denied = frozenset(target.partition("/")[0] for target in TARGETS[:6])
+
+    def _carry_out(self, spec: Any, caller: Any, request: Any, parameters: Any, rule: Any, now: float) -> Any:
+        instance = parameters.get("DBInstanceId") if isinstance(parameters, dict) else None
+        if spec.is_write and caller.identity.endswith("11") and instance in self.denied:
+            return catalog.refusal("UnauthorizedOperation", "no permission"), False
+        return super()._carry_out(spec, caller, request, parameters, rule, now)
+
+
+def test_what_cam_denies_one_sub_account_another_one_sends(tmp_path: Path, database: str, postgres: Postgres) -> None:
+    """As without workers. The lane of the first gives the shard away; one without another is failed, and says why."""
+    migrate_dispatch(postgres.url(database.rpartition("/")[2]))
+    found = parse_tenants(KEYS)
+    world = Strict(latency=0.01, keys=found.keys, roles=found.roles)
+    for target in TARGETS:
+        world.seed(target.partition("/")[0], "ap-singapore", ["app_0", "app_1"])
+    with Backend(world) as backend:
+        room = Room(tmp_path, database, backend)
+        user, first, second = room.desk("user", "ONE", "TWO"), room.desk("first", "ONE"), room.desk("second", "TWO")
+        with working(first):
+            following = user.popen("run", "job.yaml", "--yes", "--json")
+            wait_until(backend.writes)
+            with working(second):
+                done = user.end(following)
+        assert done.code == 0 and done.json["counts"]["changed"] == len(TARGETS), done.text
+        by = {each.instance: each.identity[-2:] for each in backend.writes() if each.applied}
+        assert all(by[instance] == "22" for instance in Strict.denied)
+        with working(first):
+            alone = room.desk("alone", "ONE")
+            back = alone.run("undo", done.json["run"], "--yes", "--json")
+            assert back.json["counts"]["failed"] == 6, back.text
+            assert "no permission" in alone.run("report", "latest").text
+        assert user.run("journal", "verify", "--all").code == 0

@@ -52,7 +52,7 @@ _APPEND = (
     "array[%s], array[%s]::bigint[], array[%s], array[%s]::bytea[], array[%s]::bigint[])"
 )
 _HAS_SHARDS = "select exists (select 1 from acctops.shard where run = %s and no > 0)"
-_TAKE_SHARD = "select epoch, seq, head, genesis from acctops.take_shard(%s, %s, %s, %s, %s)"
+_TAKE_SHARD = "select epoch, seq, head, genesis, lanes from acctops.take_shard(%s, %s, %s, %s, %s)"
 _STANDS = "select epoch, seq, head, taken_by, taken_at::text from acctops.shard where run = %s and no = %s"
 
 
@@ -96,6 +96,8 @@ class DatabaseJournal(GroupedJournal):
         self._lane = ""
         self.genesis = chain.head
         """Of a shard: the hash that its first line is chained to."""
+        self.lanes: tuple[str, ...] = ()
+        """Lanes that may take the shard."""
         self.parting = ""
         """What becomes of a shard once this is closed: `close`, `give back`, `without this lane`; else it is its
         lane's."""
@@ -222,10 +224,10 @@ class DatabaseJournal(GroupedJournal):
             found = link.rows(_TAKE_SHARD, run_id, no, lane, who(), patience_s)
         if not found:
             return None
-        epoch, seq, head, genesis = found[0]
+        epoch, seq, head, genesis, lanes = found[0]
         chain = Chain(run_id, seq, head, shard=no, v=2)
         journal = cls(Link(url, statement_s=COMMIT_S), run_id, chain, epoch, place, clock, no)
-        journal._lane, journal.genesis = lane, genesis
+        journal._lane, journal.genesis, journal.lanes = lane, genesis, tuple(lanes)
         journal._heard(asked, None)
         journal._thread.start()
         try:

@@ -191,7 +191,7 @@ end $$;
 
 -- Take a shard for a lane that may have it; no row: it may not, or no longer.
 create function acctops.take_shard(the_run text, the_no int, the_lane text, who text, patience_s float8)
-returns table (epoch bigint, seq bigint, head text, genesis text)
+returns table (epoch bigint, seq bigint, head text, genesis text, lanes text[])
 language plpgsql security definer set search_path = acctops, pg_temp as $$
 declare s acctops.shard;
 begin
@@ -204,7 +204,7 @@ begin
   update acctops.shard x set epoch = x.epoch + 1, owner = who, lane = the_lane, taken_by = who,
                              taken_at = clock_timestamp(), at = clock_timestamp()
    where x.run = the_run and x.no = the_no;
-  return query select s.epoch + 1, s.seq, s.head, s.genesis;
+  return query select s.epoch + 1, s.seq, s.head, s.genesis, s.lanes;
 end $$;
 
 -- Give a shard back, for any of its lanes but one that the API refused; none left: it is closed.
