@@ -220,7 +220,8 @@ def decide_begun(work: Work, entry: Entry, answer: Answer, action: Action, *, re
         return _already(work, ruling, reads_back)
     if entry.verdict is not Verdict.REJECTED:
         return _doubtful(action)
-    if row_of(answer.code).is_denial and not work.may_be_applied:
+    is_untouched = not (work.may_be_applied or work.was_in_doubt or work.no_send)
+    if row_of(answer.code).is_denial and is_untouched:
         return _AT_ONCE  # that session may have been of another sub-account
     return _ASK if ruling.cure is Cure.READ else _failed(work, action)
 

@@ -226,6 +226,9 @@ DENIED = Answer(http=200, request_id="r-1", code="AuthFailure.UnauthorizedOperat
         (Beside(others_may=True, is_useless=True), UNTRIED, Then.AGAIN, Fate.CLOSE),
         (Beside(is_useless=True), UNTRIED, Then.SETTLE, Fate.CLOSE),
         (Beside(is_useless=True), DOUBTED, Then.PARK, Fate.CLOSE),
+        (Beside(is_for_elsewhere=True), UNTRIED, Then.HAND_OVER, Fate.CLOSE),
+        (Beside(is_for_elsewhere=True), SUSPECT, Then.HAND_OVER, Fate.CLOSE),
+        (Beside(is_for_elsewhere=True), DOUBTED, Then.HAND_OVER, Fate.CLOSE),
     ],
 )
 def test_what_cam_denies_is_given_to_others(
@@ -459,10 +462,27 @@ def test_a_call_that_an_earlier_session_began_leads_to(
     assert expected.then is not Then.AGAIN
 
 
+@pytest.mark.parametrize(
+    ("known", "action", "expected"),
+    [
+        (UNTRIED, LOCK, Then.AGAIN),
+        (UNTRIED, PASSWORD, Then.AGAIN),
+        (SUSPECT, LOCK, Then.READ),
+        (DOUBTED, LOCK, Then.PARK),
+    ],
+)
+def test_a_call_that_was_denied_to_an_earlier_session_is_tried(
+    known: dict[str, object], action: Action, expected: Then
+) -> None:
+    """It may have been of a sub-account without the right; not so if another attempt may have been applied."""
+    entry = entry_of(verdict=V.REJECTED)
+    assert decide_begun(work_of(**known), entry, DENIED, action, reads_back=True).then is expected
+
+
 def test_what_may_not_be_sent_is_not_sent_again() -> None:
     """A guard forbids it by now, or a later rerun has it: whatever an earlier session left of it and readings show."""
     for verdict, known, answer, unanswered in product(
-        V, (UNTRIED, SUSPECT, DOUBTED, IN_DOUBT), (SAID, ASKED), (True, False)
+        V, (UNTRIED, SUSPECT, DOUBTED, IN_DOUBT), (SAID, ASKED, DENIED), (True, False)
     ):
         work, entry = work_of(**known, no_send=True), entry_of(verdict=verdict, unanswered=unanswered)
         decision = decide_begun(work, entry, answer, LOCK, reads_back=True)
