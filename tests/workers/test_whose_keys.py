@@ -54,16 +54,23 @@ class Room:
         return desk
 
 
-@pytest.fixture
-def room(tmp_path: Path, database: str, postgres: Postgres) -> Iterator[Room]:
+@contextmanager
+def room_of(place: Path, database: str, postgres: Postgres, kind: type[World] = World) -> Iterator[Room]:
     """The room, with sub-accounts ONE (…11) and TWO (…22) of one cloud account."""
     migrate_dispatch(postgres.url(database.rpartition("/")[2]))
     found = parse_tenants(KEYS)
-    world = World(latency=0.01, keys=found.keys, roles=found.roles)
+    world = kind(latency=0.01, keys=found.keys, roles=found.roles)
     for target in TARGETS:
         world.seed(target.partition("/")[0], "ap-singapore", ["app_0", "app_1"])
     with Backend(world) as backend:
-        yield Room(tmp_path, database, backend)
+        yield Room(place, database, backend)
+
+
+@pytest.fixture
+def room(tmp_path: Path, database: str, postgres: Postgres) -> Iterator[Room]:
+    """The room, whose sub-accounts may do everything."""
+    with room_of(tmp_path, database, postgres) as found:
+        yield found
 
 
 @contextmanager
@@ -170,21 +177,15 @@ class Strict(World):
 
 def test_what_cam_denies_one_sub_account_another_one_sends(tmp_path: Path, database: str, postgres: Postgres) -> None:
     """As without workers. The lane of the first gives the shard away; one without another is failed, and says why."""
-    migrate_dispatch(postgres.url(database.rpartition("/")[2]))
-    found = parse_tenants(KEYS)
-    world = Strict(latency=0.01, keys=found.keys, roles=found.roles)
-    for target in TARGETS:
-        world.seed(target.partition("/")[0], "ap-singapore", ["app_0", "app_1"])
-    with Backend(world) as backend:
-        room = Room(tmp_path, database, backend)
+    with room_of(tmp_path, database, postgres, Strict) as room:
         user, first, second = room.desk("user", "ONE", "TWO"), room.desk("first", "ONE"), room.desk("second", "TWO")
         with working(first):
             following = user.popen("run", "job.yaml", "--yes", "--json")
-            wait_until(backend.writes)
+            wait_until(room.backend.writes)
             with working(second):
                 done = user.end(following)
         assert done.code == 0 and done.json["counts"]["changed"] == len(TARGETS), done.text
-        by = {each.instance: each.identity[-2:] for each in backend.writes() if each.applied}
+        by = {each.instance: each.identity[-2:] for each in room.backend.writes() if each.applied}
         assert all(by[instance] == "22" for instance in Strict.denied)
         with working(first):
             alone = room.desk("alone", "ONE")
