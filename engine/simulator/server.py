@@ -37,7 +37,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER on, zero seconds: closing sends RST instead of FIN."""
 _BACKLOG = 1024
 _TURNS = 3
-"""Turns of the loop that a connection takes from the listener to its handler."""
+"""Turns of the loop that an accepted connection takes to its handler."""
 ACCESS_POINTS = frozenset(
     f"{service}{place}.tencentcloudapi.com"
     for service in ("postgres", "sts")
@@ -54,7 +54,7 @@ class Server:
         self._now = now
         self._keepalive_s = keepalive_s
         self._runners: list[web.ServerRunner] = []
-        self._lows: list[web.Server] = []
+        self._listeners: list[socket.socket] = []
         self._closing = asyncio.Event()
         self.ports: tuple[int, ...] = ()
         """Bound ports, in the order of the calls of `listen`."""
@@ -64,16 +64,13 @@ class Server:
     async def aclose(self) -> None:
         """Stop listening and drop every connection."""
         self._closing.set()
-        left = [each.transport for low in self._lows for each in low.connections]
-        for runner in self._runners:
-            await runner.cleanup()
+        # asyncio loses a connection that was accepted a turn before its server is closed: nobody could close it then.
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
         for _ in range(_TURNS):
             await asyncio.sleep(0)
-        left += [each.transport for low in self._lows for each in low.connections]  # accepted at the last moment
-        for transport in left:
-            if transport is not None:
-                transport.abort()  # a client that reads nothing would keep it open
-        await asyncio.sleep(0)
+        for runner in self._runners:
+            await runner.cleanup()
 
     async def listen(self, host: str, port: int) -> None:
         """Open one more access region."""
@@ -97,7 +94,7 @@ class Server:
         )
         runner = web.ServerRunner(low, shutdown_timeout=0.1)
         self._runners.append(runner)
-        self._lows.append(low)
+        self._listeners.append(listener)
         await runner.setup()
         await web.SockSite(runner, listener, backlog=_BACKLOG).start()
         self.ports = (*self.ports, bound)

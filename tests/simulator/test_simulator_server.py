@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import time
+import warnings
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -95,6 +98,25 @@ async def test_a_hanging_answer_keeps_the_connection_and_does_not_keep_the_serve
     await server.aclose()
     assert time.monotonic() - started < 2
     writer.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connection_that_comes_as_it_closes_is_dropped_too(turns: int) -> None:
+    """Its client is told at once, in whatever turn of the loop it was accepted, and no socket stays open."""
+    server = await serve(World())
+    with warnings.catch_warnings(record=True) as warned, socket.socket() as client:
+        warnings.simplefilter("always")
+        client.setblocking(False)
+        with suppress(BlockingIOError):
+            client.connect(("127.0.0.1", server.ports[0]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.aclose()
+        gc.collect()
+        client.settimeout(5)
+        with suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+    assert not [each for each in warned if each.category is ResourceWarning]
 
 
 async def test_a_client_that_hangs_up_leaves_nothing_behind() -> None:
