@@ -93,7 +93,7 @@ def _register(store: RunDirectory, path: Path, mine: Claim, inverse: str | None,
 def _write(store: RunDirectory, path: Path, mine: Claim) -> int:
     """Write and lock the claim; return its descriptor, which holds the lock until it is closed."""
     if _is_held(path):
-        raise BusyError(same_job_words(mine.run_id))
+        raise SameJobError(mine.run_id)
     fd = store.create_file(path)
     try:
         locks.take(fd)
@@ -197,6 +197,14 @@ def _of_journal(store: RunDirectory, run_id: str) -> Claim | None:
     )
 
 
+class SameJobError(BusyError):
+    """A run of the same job is live: another one, or the very run that was to go on."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(same_job_words(run))
+        self.run = run
+
+
 def look_at(
     other: Claim,
     mine: Claim,
@@ -206,7 +214,7 @@ def look_at(
 ) -> None:
     """Raise BusyError if the live run `other` forbids `mine`; add it to `rivals` if both can lock superusers."""
     if other.digest == mine.digest or (mine.path and other.path == mine.path):
-        raise BusyError(same_job_words(other.run_id))
+        raise SameJobError(other.run_id)
     if takes_admins(mine.action) and other.action == mine.action:
         ids = frozenset(map(bytes.fromhex, other.calls))
         rivals.append(Rival(run=clean(other.run_id, 60), keep_admins=other.keep_admins, calls=ids))

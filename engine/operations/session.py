@@ -441,21 +441,26 @@ class Session(Struct, frozen=True, kw_only=True):
         calls = len(self.ledger.calls)
         seconds = routes.seconds(settings.rate, signers(self.reach.keyring))
         pacer = partial(self._pacer, settings)
-        host = self.share.host if self.share is not None else None
-        lanes = lanes_of(routes, clients, action=run.action, workers=room.workers, pacer=pacer, host=host)
-        for lane in lanes:
-            lane.has_others = self.share is not None and self.share.has_others
+        share = self.share
         requests = self._requests
         return Runner(
             recorder,
-            lanes,
+            lanes_of(
+                routes,
+                clients,
+                action=run.action,
+                workers=room.workers,
+                pacer=pacer,
+                host=share.host if share is not None else None,
+                has_others=share is not None and share.has_others,
+            ),
             routes,
             Inventory(
                 clients.reading,
                 record=recorder.append,
                 rng=rng,
                 concurrency=room.readers,
-                most=self.share.reads if self.share is not None else PLANNING_RATE,
+                most=share.reads if share is not None else PLANNING_RATE,
             ),
             bounds=Bounds(
                 policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),

@@ -129,10 +129,11 @@ def lanes_of(
     workers: int,
     pacer: Callable[[str], Pacer],
     host: str | None = None,
+    has_others: bool = False,
 ) -> list[Lane]:
     """Return a lane for each route, identity and access point; `pacer` makes the pacer of a lane from its name.
 
-    With a `host`, only lanes of the access point at this host and port.
+    With a `host`, only lanes of the access point at this host and port. `has_others`: as `Lane` has it.
     """
     lanes = []
     for number, route in enumerate(routes.every):
@@ -140,7 +141,8 @@ def lanes_of(
         for client in clients.signing(route.account, endpoints):
             name = lane_name(client.identity, action, client)
             permits = asyncio.Semaphore(workers)
-            lanes.append(Lane(name, client, pacer(name), permits, route=number, account=route.account))
+            lane = Lane(name, client, pacer(name), permits, route=number, account=route.account, has_others=has_others)
+            lanes.append(lane)
     return lanes
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from engine.cloud.wire import Wire
 from engine.errors import AcctopsError, BusyError, Reason, UnreachableError
-from engine.journal.live import same_job_words
+from engine.journal.live import SameJobError
 from engine.journal.records import RED
 from engine.operations.following import Followed
 from engine.operations.frozen import overridden, stricter
@@ -97,8 +97,8 @@ class Lead:
             try:
                 has_ended = await self._led()
             except (BusyError, UnreachableError) as error:
-                is_its_own = str(error) == same_job_words(self._run)
-                why = "another worker has led it until a moment ago, or does" if is_its_own else str(error)
+                is_led = isinstance(error, SameJobError) and error.run == self._run
+                why = "another worker has led it until a moment ago, or does" if is_led else str(error)
                 host.say(f"run {self._run}: {why}; tried again in {AGAIN_S:.0f} s")
                 await asyncio.sleep(AGAIN_S)
             except UndeclaredError as error:

@@ -338,13 +338,11 @@ async def test_a_database_that_is_far_away_costs_no_slots(
     """Each slot is asked for while the one before is waited for; without that, the way there and back is lost."""
     if not is_ahead:
         monkeypatch.setattr("engine.journal.database.slots._AHEAD", float("inf"))
-    passed = [0.0]
 
     class Far(Asker):
         async def ask(self, *args: Any, **named: Any) -> Slot:  # Any: as it has it
             slot = await super().ask(*args, **named)
             await asyncio.sleep(0.08)
-            passed[0] += 0.08
             return slot
 
     asker = Far(database)

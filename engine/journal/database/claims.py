@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from engine.errors import BusyError
 from engine.journal.database.journal import SILENT_S
 from engine.journal.database.link import Link, LostError, RefusesError, link_to, told, who
-from engine.journal.live import CLAIM_WAIT_S, look_at, same_job_words
+from engine.journal.live import CLAIM_WAIT_S, SameJobError, look_at
 from engine.journal.protocols import Claim
 from engine.model import CallId, Rival
 from engine.outside.foreign import clean
@@ -129,7 +129,7 @@ def _look_at_others(
         is_live = silent_s < SILENT_S
         if run == mine.run_id:
             if unled_s < SILENT_S:  # sessions of its shards go on while one leader follows another
-                raise _MetError(BusyError(same_job_words(run)), (run, heard))
+                raise _MetError(SameJobError(run), (run, heard))
             continue
         calls = [CallId(ids[at : at + _ID_BYTES].hex()) for at in range(0, len(ids), _ID_BYTES)]
         other = Claim(run_id=clean(run, 60), digest=digest, path=path, action=action, calls=calls, keep_admins=keep)
@@ -144,7 +144,7 @@ def _look_at_others(
                 rivals += met
                 continue
         if not link.rows("select acctops.fence(%s, %s, %s)", run, who(), SILENT_S)[0][0]:
-            raise BusyError(same_job_words(run))  # it woke just now
+            raise SameJobError(run)  # it woke just now
 
 
 def rivals_of(

@@ -424,7 +424,7 @@ class DatabaseRuns:
         name, place, here, adopted_at = self._rows(sql)[0]
         why = f"was made elsewhere (database {place}): it is a copy, or was restored" if place != here else ""
         known = Known(self.state_dir, name, adopted_at, self._rows)
-        if not why and (run := known.lacks()) is not None:
+        if not why and not adopt and (run := known.lacks()) is not None:
             why = (
                 f"lacks what this host has seen of run {run}: it was restored from an older backup, or it is a standby "
                 "that had not received everything"

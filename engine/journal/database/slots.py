@@ -84,8 +84,8 @@ class Asker:
     """
 
     def __init__(self, url: str) -> None:
-        # A slot need not outlive a crash of the server. It cuts all connections, and then every process goes by its
-        # own pace anyway, for as long as its leave lasts: a second at most.
+        # The last slots need not outlive a crash of the server: it cuts all connections, and who is cut off sends
+        # nothing for a second.
         self._link = Link(url, statement_s=_STATEMENT_S, waits_for_disk=False)
         self._thread = JournalThread()
         self._lock = threading.Lock()
