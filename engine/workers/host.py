@@ -182,6 +182,10 @@ class Host:
             found.setdefault(key_owner(signer, self.salt), signer)
         return found
 
+    def is_served(self, owner: str) -> bool:
+        """Return whether a worker that lives, this one or another, takes the lanes of an owner."""
+        return owner in self._elsewhere or owner in self.names()
+
     # ---- sessions ----------------------------------------------------------------------------------------------------
 
     def leave_at_once(self, why: str) -> None:

@@ -319,7 +319,7 @@ class _Shard:
                 slots=lane.slots(offer.run),
                 connections=host.connections,
                 reads=max(_LEAST_READS, _READS / max(1, host.workers) / max(1, host.sessions)),
-                has_others=any(owner_of(each) != lane.owner for each in journal.lanes),
+                has_others=any(owner != lane.owner and host.is_served(owner) for owner in map(owner_of, journal.lanes)),
             ),
         )
         await session.work()
