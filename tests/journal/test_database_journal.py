@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -481,6 +482,28 @@ def test_a_copy_of_the_database_is_another_place(postgres: Postgres, database: s
     assert copied.used_by("a" * 64) == run_id and not copied.is_used_here("a" * 64, run_id)
     assert here.is_used_here("a" * 64, run_id)
     assert copied.home(adopt=True).is_here and copied.home().is_here
+    close_links()
+
+
+@pytest.mark.parametrize("adopted_at", [0.0, 4e9], ids=["never adopted", "adopted by a clock ahead"])
+def test_a_database_that_lacks_what_this_host_has_seen(database: str, tmp_path: Path, adopted_at: float) -> None:
+    """It is not home, whatever it says itself, until this host adopts it. Nonsense in its memory says nothing."""
+    begin(database)[1].close()
+    runs = DatabaseRuns(database, tmp_path, simulated=False, trust=Trust())
+    assert runs.home().is_here and runs.home().is_here
+    (memory,) = (tmp_path / "databases").iterdir()
+    seen = json.loads(memory.read_text())
+    for later in ({"place": seen["place"] + 1}, {"run": "20990101T000000Z-aaaa"}):
+        memory.write_text(json.dumps(seen | later | {"adopted_at": adopted_at}))
+        assert not runs.home().is_here and (seen | later)["run"] in runs.home().why
+        assert json.loads(memory.read_text())["adopted_at"] == adopted_at, "what was seen is kept"
+    assert runs.home(adopt=True).is_here and runs.home().is_here
+    for nonsense in ("", "[]", '{"run": 1}', '{"run": "x", "place": "y", "adopted_at": 0}', "[" * 900):
+        memory.write_text(nonsense)
+        assert runs.home().is_here and json.loads(memory.read_text())["run"] == seen["run"]
+    memory.unlink()
+    memory.symlink_to(tmp_path / "elsewhere")
+    assert runs.home().is_here and not (tmp_path / "elsewhere").exists()
     close_links()
 
 

@@ -18,6 +18,7 @@ import pytest
 
 import engine
 from engine import Approval, BusyError, Ended, Engine, Event, Finished, Nothing, Planned, Reason, RefusedError, Run
+from engine.operations.resume import Resumption, go_on, resumption
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk
 
@@ -154,6 +155,29 @@ async def test_what_goes_on_when_the_engine_is_closed_is_drained_and_resumed(des
             assert (await again.result()).counts["changed"] == 100
             finished = await acctops.resume(run.id)
             assert isinstance(finished, Finished) and finished.reason is Reason.OK
+
+
+async def test_a_run_that_is_not_wanted_any_more_is_left_as_it_is(desk: Desk) -> None:
+    """Who takes a run on looks again once it is his alone: nothing is written, and the next one can take it."""
+
+    def is_wanted() -> None:
+        raise LookupError
+
+    with Backend(World()) as backend:
+        async with Engine(**desk.where, endpoint=backend.endpoint) as acctops:
+            run = await begun(acctops, job(100))
+            run.stop()
+            await run.result()
+            before = desk.runs().replay(run.id)
+            found = await resumption(acctops._with({}), run.id)
+            assert isinstance(found, Resumption)
+            with pytest.raises(LookupError):
+                await go_on(found, YES, is_wanted=is_wanted)
+            after = desk.runs().replay(run.id)
+            assert (after.seq, after.head) == (before.seq, before.head)
+            again = await acctops.resume(run.id)
+            assert isinstance(again, Run)
+            assert (await again.result()).reason is Reason.OK
 
 
 async def test_stop_and_looking_back(desk: Desk) -> None:
