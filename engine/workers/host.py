@@ -1,46 +1,35 @@
-"""What the sessions of one worker share: its keys, its board, what it has read of runs, and that it is to leave."""
+"""What the sessions of one worker share: its keys, its board, what it knows of runs, and that it is to leave."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from engine.api.actions import ACTIONS
 from engine.api.endpoints import is_loopback
 from engine.cloud.clients import Signer, ask_whose, every_signer, key_owner, quota_owner
 from engine.credentials.keeper import keep_fresh
 from engine.errors import AcctopsError, ConfigError, Reason, UnreachableError, UsageError
 from engine.journal.database.dispatch import Dispatcher
 from engine.journal.database.link import LostError
-from engine.journal.lines import GENESIS, decode_block
-from engine.journal.protocols import Claim
-from engine.journal.shards import Divided
-from engine.model import call_id
-from engine.operations.family import undone_of
-from engine.operations.session import nothing_stays
 from engine.operations.stores import store_of
 from engine.operations.survey import READERS
-from engine.operations.today import guards_of
 from engine.operations.whose import AGAIN_S
 from engine.outside.foreign import pasted
 from engine.planning.shards import owner_of, owner_words
+from engine.workers.runfacts import RunFacts
 from engine.workers.together import Together
 
 if TYPE_CHECKING:
     from engine.cloud.clients import Reach
     from engine.inputs.settings import Settings
     from engine.journal import records
-    from engine.journal.ledger import Ledger
     from engine.journal.protocols import Board, Offer, Runs, ShardJournal
-    from engine.model import Call, CallId, Omit, Reading, Rival
-    from engine.operations.family import Undone
     from engine.operations.terms import Terms
     from engine.run.runner import Runner
 
@@ -50,8 +39,6 @@ LOOK_S = 0.5
 """Seconds between two looks for lanes and runs of which nothing is heard."""
 BEAT_S = 1.0
 """Seconds between two signs of life."""
-_KEPT_S = 900.0
-"""Seconds for which what was read of a run is kept after it was last needed."""
 FENCED = 75
 """Exit code of a worker whose work another has taken (EX_TEMPFAIL of sysexits.h): start it anew."""
 IDENTITY_S = 5.0
@@ -114,6 +101,7 @@ class Host:
         self.reach = reach
         self.store: Runs = store
         self.board: Board = board
+        self.facts = RunFacts(terms, store, board)
         self._offers: Together[tuple[str, Collection[str]], list[Offer]] = Together(self._offered, every_s=OFFERS_S)
         self.say = say
         self.name = f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(3)}"
@@ -143,13 +131,6 @@ class Host:
         self.dispatcher: Dispatcher | None = None
         self._programs = frozenset(programs)
         self._is_leading = leads
-        self._plans: dict[str, _Plan] = {}
-        self._used_at: dict[str, float] = {}
-        """Run → when a session last asked for its plan, by the host's monotonic clock."""
-        self._guards: dict[str, Settings] = {}
-        self._rivals: dict[str, tuple[float, tuple[Rival, ...]]] = {}
-        self._undone: dict[str, Undone | None] = {}
-        self._looking = threading.Lock()
         self.salt = board.salt()
         self._most_lanes = most_lanes
 
@@ -201,11 +182,6 @@ class Host:
 
     # ---- what sessions ask -------------------------------------------------------------------------------------------
 
-    async def ledger_of(self, run_id: str, no: int) -> Ledger:
-        """Return the ledger of a shard as chain 0 of its run leaves it now."""
-        self._used_at[run_id] = time.monotonic()
-        return await self._plans.setdefault(run_id, _Plan(self.board, run_id)).ledgers.of(no)
-
     async def offers(self, lane: str, without: Collection[str]) -> list[Offer]:
         """Return what a lane may take, but for shards of the runs `without`; UnreachableError without an answer."""
         return await self._offers.of((lane, without))
@@ -213,18 +189,6 @@ class Host:
     def _offered(self, lanes: Sequence[tuple[str, Collection[str]]]) -> list[list[Offer]]:
         found = self.board.offers(dict(lanes))
         return [found[lane] for lane, _ in lanes]
-
-    def forget(self, run_id: str) -> None:
-        """Forget what is kept of a run: it has ended."""
-        for known in (self._plans, self._guards, self._rivals, self._undone, self._used_at):
-            known.pop(run_id, None)
-
-    def guards_of(self, ledger: Ledger) -> Settings:
-        """Return today's guards of this host for a run; asked once a run."""
-        run = ledger.run.run
-        if run not in self._guards:
-            self._guards[run] = guards_of(self.terms, ledger)
-        return self._guards[run]
 
     def check_programs(self, run: records.Run, *, gate: bool = False) -> None:
         """Raise UndeclaredError for a program that a journal names and this worker does not declare."""
@@ -249,43 +213,6 @@ class Host:
             for row in self.board.workers()
         )
 
-    def rivals_of(self, ledger: Ledger) -> tuple[Rival, ...]:
-        """Return the other runs that lock accounts now. Blocks."""
-        run = ledger.run.run
-        known = self._rivals.get(run)
-        if known is not None and time.monotonic() - known[0] < BEAT_S:
-            return known[1]
-        calls = ledger.calls.values()
-        inverse = ACTIONS[ledger.run.action].inverse
-        mine = Claim(
-            run_id=run,
-            digest=ledger.run.job.digest,
-            path="",
-            action=ledger.run.action,
-            calls=[call.id for call in calls],
-            keep_admins=ledger.settings.keep_admins,
-        )
-
-        def undone_by() -> dict[CallId, str]:
-            assert inverse is not None
-            return {call_id(c.account, c.region, c.instance, c.user, inverse): c.label for c in calls}
-
-        found = self.board.rivals(mine, inverse=inverse, undone_by=undone_by)
-        self._rivals[run] = time.monotonic(), found
-        return found
-
-    def stays_of(self, ledger: Ledger, guards: Settings) -> Callable[[Call, Reading], Omit | None]:
-        """Return the rule by which each call of an undo is checked before it is sent. Blocks.
-
-        What a look has read of other runs serves the next shard of the same run: a look may read many journals.
-        """
-        run = ledger.run.run
-        with self._looking:
-            if run not in self._undone:
-                self._undone[run] = undone_of(self.store, ledger.run, guards.trust, self.terms.clock)
-            undone = self._undone[run]
-            return undone.still_so() if undone is not None else nothing_stays
-
     # ---- its life ----------------------------------------------------------------------------------------------------
 
     def leave(self, why: str) -> None:
@@ -309,8 +236,7 @@ class Host:
                 self.workers = max(1, len(rows))
                 self._elsewhere = frozenset(name for row in rows if row.name != self.name for name in row.queues)
                 self.answered_at = time.monotonic()
-                for run_id in [run for run, at in list(self._used_at.items()) if self.answered_at - at > _KEPT_S]:
-                    self.forget(run_id)  # its end may have been another worker's to write
+                self.facts.forget_old()
                 self._say_waits(None)
             except UnreachableError as error:
                 self._say_waits(str(error))
@@ -442,26 +368,3 @@ class Host:
 
 def _who(signer: Signer) -> str:
     return signer.who.words if signer.who is not None else "somebody of whom STS does not say who it is"
-
-
-class _Plan:
-    """The chain 0 of a run, kept up with what is written."""
-
-    def __init__(self, board: Board, run_id: str) -> None:
-        self._board = board
-        self._run = run_id
-        self._divided = Divided()
-        self._end = (0, GENESIS)
-        """Number and hash of the last line that is known."""
-        self.ledgers: Together[int, Ledger] = Together(self._ledgers)
-        """Number of a shard → its ledger, by what is written now. ConfigError if the chain does not hold."""
-
-    def _ledgers(self, nos: Sequence[int]) -> list[Ledger]:
-        seq, head = self._end
-        if block := b"".join(self._board.chain(self._run, 0, seq)):
-            found = decode_block(block, seq + 1, head, self._run, v=2)
-            if found is None:
-                raise ConfigError(f"run {self._run}: its journal does not hold: acctops journal verify {self._run}")
-            self._divided.add(found)
-            self._end = found[-1].seq, found[-1].hash
-        return [self._divided.ledger(no) for no in nos]

@@ -249,7 +249,7 @@ class _Shard:
     async def serve(self) -> None:
         """Take the shard, and work on it to its end, or until it must be left."""
         host, offer, lane = self._host, self._offer, self._lane
-        ledger = await host.ledger_of(offer.run, offer.no)
+        ledger = await host.facts.ledger_of(offer.run, offer.no)
         host.check_programs(ledger.run)
         taken = await asyncio.to_thread(host.board.take, offer.run, offer.no, lane.name)
         if taken is None:
@@ -274,7 +274,7 @@ class _Shard:
         assert journal is not None
         if lines:
             await asyncio.to_thread(_fold, ledger, b"".join(lines), journal, offer)
-        guards = await asyncio.to_thread(host.guards_of, ledger)
+        guards = await asyncio.to_thread(host.facts.guards_of, ledger)
         line = records.Session(
             verb="lane",
             pid=os.getpid(),
@@ -307,8 +307,8 @@ class _Shard:
             passwords=passwords_of(ledger.settings, ledger.run.action, guards.trust, tell=host.terms.tell),
             stop_after=None,
             no_send=no_send,
-            rivals=await asyncio.to_thread(host.rivals_of, ledger),
-            stays=await asyncio.to_thread(host.stays_of, ledger, guards),
+            rivals=await asyncio.to_thread(host.facts.rivals_of, ledger),
+            stays=await asyncio.to_thread(host.facts.stays_of, ledger, guards),
             clock=host.terms.clock,
             time_left=lambda _seconds: time_left(window_of(ledger.settings), host.terms, math.inf),
             tell=host.terms.tell,

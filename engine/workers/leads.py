@@ -110,7 +110,7 @@ class Lead:
                 return
             else:
                 if has_ended:
-                    host.forget(self._run)
+                    host.facts.forget(self._run)
                 return
 
     async def _led(self) -> bool:
@@ -162,7 +162,7 @@ class Lead:
         host, seen = self._host, found.ledger
         terms = self._terms
         hold(window_of(seen.settings), terms)
-        guards = await asyncio.to_thread(host.guards_of, seen)
+        guards = await asyncio.to_thread(host.facts.guards_of, seen)
         host.check_programs(seen.run, gate=True)
         await refuse_unsigned(terms, host.store.ref(self._run), seen, guards)
         settings = stricter(overridden(terms, seen.settings), guards)
